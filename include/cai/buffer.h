@@ -1,0 +1,108 @@
+/**
+ * cai/buffer.h - host arrays in by the buffer protocol (PEP 3118).
+ *
+ * The Py_buffer is kept in the view until it is released, because it is what keeps a bytearray or an array.array from
+ * being resized. It is asked for read-only: whoever can write says so in the answer, and NumPy does not warn.
+ *
+ * Private to cai; object.h is the way in. Specification: the buffer protocol, formats of the struct module and PEP 3118.
+ */
+#ifndef CAI_BUFFER_H
+#define CAI_BUFFER_H
+
+#include <cai/reader.h>
+
+CAI_IMPL Py_buffer *cai_impl_view_buffer(cai_view_t *view)
+{
+    return CAI_IMPL_BITS(Py_buffer *, view->impl_buffer);
+}
+
+CAI_IMPL void cai_impl_give_back_buffer(cai_view_t *view)
+{
+    PyBuffer_Release(cai_impl_view_buffer(view));
+}
+
+/* Whether the type is numpy.ma.MaskedArray or derived from it, whose buffer leaves the mask behind. 1, 0, or -1 with an
+ * exception. */
+CAI_IMPL_COLD int cai_impl_type_is_masked(PyTypeObject *type)
+{
+    PyObject *masked;
+    const int found = cai_impl_find_class("numpy.ma", "MaskedArray", &masked);
+    int       result;
+    if (found <= 0)
+        return found;
+    result = PyType_IsSubtype(type, CAI_IMPL_BITS(PyTypeObject *, masked)) != 0;
+    Py_DECREF(masked);
+    return result;
+}
+
+/* The mask of a masked array, if it was asked for; numpy.ma.nomask (a false scalar) as it is. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_buffer_read_mask(const cai_impl_reader_t *reader)
+{
+    if ((reader->request->require & CAI_MASK_OK) == 0)
+        return cai_impl_refuse_with(reader, CAI_VIA_BUFFER, CAI_IMPL_REFUSED, CAI_ERROR_MASKED_ARRAY,
+                                    "expected an array without a mask; got a masked array: pass array.filled() or "
+                                    "array.data");
+    reader->view->impl_mask = PyObject_GetAttr(reader->object, cai_impl_name(reader->state, CAI_IMPL_NAME_MASK));
+    return reader->view->impl_mask == NULL ? CAI_IMPL_PRODUCER_RAISED : CAI_IMPL_READ;
+}
+
+/* The buffer's shape and strides into the view; a buffer without strides is C-contiguous. */
+CAI_IMPL cai_status_t cai_impl_buffer_copy(cai_view_t *view, const Py_buffer *buffer, cai_error_t *error)
+{
+    cai_dtype_t  dtype;
+    cai_status_t status = cai_dtype_from_format(buffer->format, buffer->itemsize, &dtype, error);
+    if (CAI_IMPL_LIKELY(status == CAI_OK))
+        status = cai_impl_view_start(view, buffer->buf, cai_impl_device(CAI_DEVICE_CPU, 0), dtype, buffer->ndim, error);
+    if (CAI_IMPL_UNLIKELY(status != CAI_OK))
+        return status;
+    for (int32_t i = 0; i < buffer->ndim; i++)
+        view->impl_shape[i] = buffer->shape[i];
+    if (buffer->strides == NULL)
+        cai_c_contiguous_strides(buffer->ndim, view->impl_shape, view->impl_strides);
+    for (int32_t i = 0; buffer->strides != NULL && i < buffer->ndim; i++) {
+        status = cai_impl_view_set_byte_stride(view, i, buffer->strides[i], error);
+        if (CAI_IMPL_UNLIKELY(status != CAI_OK))
+            return status;
+    }
+    view->flags = buffer->readonly != 0 ? CAI_READONLY : 0;
+    return CAI_OK;
+}
+
+CAI_IMPL cai_impl_result_t cai_impl_buffer_fill(const cai_impl_reader_t *reader, const Py_buffer *buffer)
+{
+    cai_view_t       *view = reader->view;
+    cai_impl_layout_t layout;
+    cai_error_t       error;
+    cai_impl_result_t result = CAI_IMPL_READ;
+    if (CAI_IMPL_UNLIKELY(cai_impl_buffer_copy(view, buffer, &error) != CAI_OK))
+        return cai_impl_refuse(reader, CAI_VIA_BUFFER, CAI_IMPL_UNREADABLE, &error);
+    if (CAI_IMPL_UNLIKELY((view->impl_facts & CAI_IMPL_TYPE_MASKED) != 0))
+        result = cai_impl_buffer_read_mask(reader);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        result = cai_impl_settle(reader, CAI_VIA_BUFFER, &layout);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        result = cai_impl_accept(reader, CAI_VIA_BUFFER, &layout);
+    return result;
+}
+
+/* Host code fills a buffer before it hands it over, so no stream is involved; what CUDA still does to pinned memory is
+ * not known. */
+CAI_IMPL cai_impl_result_t cai_impl_buffer_read(const cai_impl_reader_t *reader)
+{
+    cai_view_t       *view = reader->view;
+    Py_buffer        *buffer = cai_impl_view_buffer(view);
+    cai_impl_result_t result;
+    if (!cai_impl_allows(reader->request, CAI_VIA_BUFFER) ||
+        !cai_impl_wants_memory(reader->request, CAI_ON_HOST | CAI_ON_PINNED) || !PyObject_CheckBuffer(reader->object))
+        return CAI_IMPL_ABSENT;
+    if (CAI_IMPL_UNLIKELY(PyObject_GetBuffer(reader->object, buffer, PyBUF_RECORDS_RO) < 0))
+        return CAI_IMPL_PRODUCER_RAISED;
+    view->impl_give_back = cai_impl_give_back_buffer;
+    result = cai_impl_buffer_fill(reader, buffer);
+    if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
+        return cai_impl_abandon(view, result);
+    cai_impl_set_source(view, CAI_IMPL_SOURCE_SILENT, CAI_STREAM_LEGACY);
+    return CAI_IMPL_READ;
+}
+
+#endif /* CAI_BUFFER_H */

@@ -1,0 +1,420 @@
+/**
+ * cai/call.h - several arguments as one call: one launch stream, one device, shared extents, one end.
+ *
+ *   cai_view_t views[3];
+ *   cai_call_t call;
+ *   if (cai_call_begin(&call, cai_module_state(module), cai_order_adopt(), wants, args, nargs, 3, views) < 0) return NULL;
+ *   launch(&views[0].tensor, …, call.stream);                              the right device is current
+ *   return cai_call_end(&call, Py_NewRef(Py_None));
+ *
+ * The launch stream is that of cai_order_wait; otherwise the one stream of the arguments that captures a graph, if they
+ * have several; otherwise the first known one; otherwise legacy. All arguments are ordered onto it, and back at the end.
+ */
+#ifndef CAI_CALL_H
+#define CAI_CALL_H
+
+#include <cai/object.h>
+
+/** A call under way, between cai_call_begin and cai_call_end; needs no initialisation. */
+typedef struct cai_call {
+    /** Where to launch. NULL when every argument is in host memory: then no CUDA call is made at all. */
+    cai_stream_t stream;
+    /** Where the arguments live: CAI_DEVICE_CUDA and the device that is current now, or CAI_DEVICE_CPU and 0. */
+    cai_device_t device;
+
+    cai_state_t       *impl_state;
+    cai_view_t        *impl_views;
+    int32_t            impl_n;
+    cai_device_guard_t impl_guard;
+} cai_call_t;
+
+/**
+ * Acquire `n` arguments into `views`, one request each. `nargs` other than n is a TypeError; n = 0 is legal. Checks what
+ * the arguments have in common (CAI_EXTENT, CAI_SAME_SHAPE, CAI_SAME_DTYPE, CAI_SAME_DEVICE; the same CUDA device for all
+ * that have elements there), makes that device current, and orders everything onto `call->stream`.
+ *
+ * Errors: -1 with an exception; everything has been given back, the device is as before, and cai_call_end must not be
+ * called. Threads: needs an attached thread state (the GIL), which is released while the host waits. `requests` and
+ * `args` are read only during this call.
+ */
+CAI_API CAI_NODISCARD int cai_call_begin(cai_call_t *call, cai_state_t *state, cai_order_t order,
+                                         const cai_request_t *requests, PyObject *const *args, Py_ssize_t nargs,
+                                         int32_t n, cai_view_t *views);
+
+/**
+ * Give everything back, restore the device that was current, and return `result` (a stolen reference that is handed on).
+ * `result` NULL means that an exception is set: it is left alone and NULL is returned. A CUDA error that is met on the way
+ * drops `result` and is raised. The author checks his own launch. Needs an attached thread state (the GIL).
+ */
+CAI_API PyObject *cai_call_end(cai_call_t *call, PyObject *result);
+
+/* ---------------------------------------------------------------------------------------------------- bodies ---- */
+
+/* What cai_call_begin works with. */
+typedef struct cai_impl_beginning {
+    cai_call_t          *call;
+    cai_order_t          order;
+    const cai_request_t *requests;
+    PyObject *const     *args;
+} cai_impl_beginning_t;
+
+CAI_IMPL cai_impl_reader_t cai_impl_reader_of(const cai_impl_beginning_t *begin, int32_t i)
+{
+    return cai_impl_reader_for(begin->call->impl_state, begin->args[i], &begin->requests[i], begin->order,
+                               &begin->call->impl_views[i]);
+}
+
+/* Whether a view's memory can have work of a stream in flight. */
+CAI_IMPL bool cai_impl_is_on_gpu(const cai_view_t *view)
+{
+    return view->protocol != 0 && view->tensor.device.device_type != CAI_DEVICE_CPU;
+}
+
+/* ------------------------------------------------------------------------------------------ the launch stream --- */
+
+/* Of several streams the one that captures; `chosen` stays if none does. Two captures are refused when they are ordered.
+ * READ, or REFUSED with an exception. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_call_prefer_capturing(const cai_impl_beginning_t *begin, cai_stream_t *chosen)
+{
+    for (int32_t i = 0; i < begin->call->impl_n; i++) {
+        const cai_impl_reader_t        reader = cai_impl_reader_of(begin, i);
+        const cai_impl_order_record_t *record = &reader.view->impl_order;
+        bool                           capturing = false;
+        cai_error_t                    error;
+        if (record->source != CAI_IMPL_SOURCE_STREAM || record->producer == CAI_STREAM_LEGACY)
+            continue;
+        if (cai_impl_stream_is_capturing_on(record->producer, record->device_id, &capturing, &error) != CAI_OK)
+            return cai_impl_refuse(&reader, reader.view->protocol, CAI_IMPL_REFUSED, &error);
+        if (!capturing)
+            continue;
+        *chosen = record->producer;
+        break;
+    }
+    return CAI_IMPL_READ;
+}
+
+/* The first stream that the views tell, those without elements last; NULL if none does. */
+CAI_IMPL cai_stream_t cai_impl_call_first_stream(const cai_call_t *call, bool *several)
+{
+    cai_stream_t first = NULL, empty = NULL;
+    *several = false;
+    for (int32_t i = 0; i < call->impl_n; i++) {
+        const cai_view_t *view = &call->impl_views[i];
+        if (!cai_impl_is_on_gpu(view) || (view->flags & CAI_HAS_STREAM) == 0)
+            continue;
+        if (view->size == 0)
+            empty = empty == NULL ? view->impl_order.producer : empty;
+        else if (first == NULL)
+            first = view->impl_order.producer;
+        else
+            *several |= view->impl_order.producer != first;
+    }
+    return first != NULL ? first : empty;
+}
+
+/* The launch stream, from the arguments that have been read so far. READ, or REFUSED with an exception. */
+CAI_IMPL cai_impl_result_t cai_impl_call_choose_stream(const cai_impl_beginning_t *begin, cai_stream_t *chosen)
+{
+    bool several;
+    if (begin->order.mode == CAI_ORDER_WAIT) {
+        *chosen = begin->order.stream;
+        return CAI_IMPL_READ;
+    }
+    *chosen = cai_impl_call_first_stream(begin->call, &several);
+    if (*chosen == NULL)
+        *chosen = CAI_STREAM_LEGACY;
+    if (CAI_IMPL_LIKELY(!several) || begin->order.mode != CAI_ORDER_ADOPT)
+        return CAI_IMPL_READ;
+    return cai_impl_call_prefer_capturing(begin, chosen);
+}
+
+/* --------------------------------------------------------------------------------------- reading the arguments -- */
+
+/* First pass over one argument. What is lent is left for the end, after everything that may run Python code. */
+CAI_IMPL cai_impl_result_t cai_impl_call_read_first(const cai_impl_beginning_t *begin, int32_t i)
+{
+    const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
+    if (CAI_IMPL_UNLIKELY(cai_impl_view_open(&reader) < 0))
+        return CAI_IMPL_REFUSED;
+    if (reader.view->impl_exchange != NULL && cai_impl_exchange_lends(reader.view)) {
+        reader.view->impl_progress |= CAI_IMPL_LENT;
+        return CAI_IMPL_ABSENT;
+    }
+    return cai_impl_read_first(&reader);
+}
+
+CAI_IMPL bool cai_impl_call_is_lent(const cai_impl_beginning_t *begin, int32_t i)
+{
+    return (begin->call->impl_views[i].impl_progress & CAI_IMPL_LENT) != 0;
+}
+
+/* Whether an argument has to be told the launch stream before it can be read. */
+CAI_IMPL bool cai_impl_call_is_asking(const cai_impl_beginning_t *begin, int32_t i)
+{
+    return begin->call->impl_views[i].protocol == 0 && !cai_impl_call_is_lent(begin, i);
+}
+
+CAI_IMPL bool cai_impl_call_any_asking(const cai_impl_beginning_t *begin)
+{
+    for (int32_t i = 0; i < begin->call->impl_n; i++) {
+        if (cai_impl_call_is_asking(begin, i))
+            return true;
+    }
+    return false;
+}
+
+/* Read what is lent. A tensor that the table does not give is an argument like any other from then on. */
+CAI_IMPL cai_impl_result_t cai_impl_call_read_lent(const cai_impl_beginning_t *begin)
+{
+    for (int32_t i = 0; i < begin->call->impl_n; i++) {
+        const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
+        cai_impl_result_t       result;
+        if (!cai_impl_call_is_lent(begin, i))
+            continue;
+        result = cai_impl_note(&reader, cai_impl_exchange_read(&reader));
+        if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+            continue;
+        reader.view->impl_progress &= ~CAI_IMPL_CAST(uint32_t, CAI_IMPL_LENT);
+        if (result == CAI_IMPL_ABSENT)
+            result = cai_impl_read_told(&reader);
+        if (result == CAI_IMPL_REFUSED)
+            return result;
+    }
+    return CAI_IMPL_READ;
+}
+
+/* Choose the launch stream from what is known, and read the arguments that have to be told it. */
+CAI_IMPL cai_impl_result_t cai_impl_call_read_last(const cai_impl_beginning_t *begin)
+{
+    cai_stream_t stream = NULL;
+    if (CAI_IMPL_LIKELY(!cai_impl_call_any_asking(begin)))
+        return CAI_IMPL_READ;
+    if (cai_impl_call_choose_stream(begin, &stream) != CAI_IMPL_READ)
+        return CAI_IMPL_REFUSED;
+    for (int32_t i = 0; i < begin->call->impl_n; i++) {
+        const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
+        if (cai_impl_call_is_asking(begin, i) && cai_impl_read_last(&reader, stream) != CAI_IMPL_READ)
+            return CAI_IMPL_REFUSED;
+    }
+    return CAI_IMPL_READ;
+}
+
+/* Read every argument. Lent tensors are valid only until Python code runs, so that they are read last, and before that
+ * once more if somebody has to be told their stream. */
+CAI_IMPL cai_impl_result_t cai_impl_call_read(const cai_impl_beginning_t *begin)
+{
+    cai_impl_result_t result = CAI_IMPL_READ;
+    for (int32_t i = 0; i < begin->call->impl_n; i++) {
+        if (CAI_IMPL_UNLIKELY(cai_impl_call_read_first(begin, i) == CAI_IMPL_REFUSED))
+            return CAI_IMPL_REFUSED;
+    }
+    if (cai_impl_call_any_asking(begin))
+        result = cai_impl_call_read_lent(begin);
+    if (result == CAI_IMPL_READ)
+        result = cai_impl_call_read_last(begin);
+    if (result == CAI_IMPL_READ)
+        result = cai_impl_call_read_lent(begin);
+    if (result == CAI_IMPL_READ)
+        result = cai_impl_call_read_last(begin);
+    return result;
+}
+
+/* ------------------------------------------------------------------------------------------------- the device -- */
+
+/* The view that says which device the call is for: the first CUDA array with elements, else a managed one; -1 if none. */
+CAI_IMPL int32_t cai_impl_call_leader(const cai_call_t *call)
+{
+    int32_t managed = -1;
+    for (int32_t i = 0; i < call->impl_n; i++) {
+        const cai_view_t *view = &call->impl_views[i];
+        if (view->size == 0)
+            continue;
+        if (view->tensor.device.device_type == CAI_DEVICE_CUDA)
+            return i;
+        if (view->tensor.device.device_type == CAI_DEVICE_CUDA_MANAGED && managed < 0)
+            managed = i;
+    }
+    return managed;
+}
+
+/* CUDA arrays with elements have to lie on one device. Empty, managed and pinned ones never conflict. */
+CAI_IMPL cai_impl_result_t cai_impl_call_check_device(const cai_impl_beginning_t *begin, int32_t leader)
+{
+    const cai_view_t *views = begin->call->impl_views;
+    const int32_t     device_id = views[leader].tensor.device.device_id;
+    for (int32_t i = leader + 1; i < begin->call->impl_n; i++) {
+        const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
+        const char             *name = begin->requests[leader].name;
+        if (CAI_IMPL_LIKELY(views[i].tensor.device.device_type != CAI_DEVICE_CUDA || views[i].size == 0 ||
+                            views[i].tensor.device.device_id == device_id))
+            continue;
+        return cai_impl_refuse_with(&reader, views[i].protocol, CAI_IMPL_REFUSED, CAI_ERROR_DEVICE_MISMATCH,
+                                    "expected an array on CUDA device %d, where argument '%s' is; got one on device %d",
+                                    device_id, name == NULL ? "" : name, views[i].tensor.device.device_id);
+    }
+    return CAI_IMPL_READ;
+}
+
+/* The device that a stream belongs to; the current one where the stream does not say. */
+CAI_IMPL_COLD cai_status_t cai_impl_call_stream_device(cai_stream_t stream, int32_t *device_id, cai_error_t *error)
+{
+#if !defined(CAI_NO_CUDA) && CAI_IMPL_HAS_STREAM_GET_DEVICE
+    int          found = -1;
+    cai_status_t status;
+    if (CAI_IMPL_BITS(uint64_t, stream) > 2) {
+        status = cai_cuda_status(CAI_CUDA(cudaStreamGetDevice)(stream, &found), "cudaStreamGetDevice", error);
+        *device_id = found;
+        return status;
+    }
+#endif
+    (void)stream;
+    return cai_current_device(device_id, error);
+}
+
+/* Find the device of the call and make it current. */
+CAI_IMPL cai_impl_result_t cai_impl_call_enter_device(const cai_impl_beginning_t *begin)
+{
+    cai_call_t   *call = begin->call;
+    const int32_t leader = cai_impl_call_leader(call);
+    int32_t       device_id = -1;
+    cai_error_t   error;
+    cai_status_t  status = CAI_OK;
+    if (leader >= 0 && cai_impl_call_check_device(begin, leader) != CAI_IMPL_READ)
+        return CAI_IMPL_REFUSED;
+    if (leader >= 0)
+        device_id = call->impl_views[leader].tensor.device.device_id;
+    else
+        status = cai_impl_call_stream_device(call->stream, &device_id, &error);
+    if (status == CAI_OK)
+        status = cai_device_guard_enter(&call->impl_guard, device_id, &error);
+    call->device = cai_impl_device(CAI_DEVICE_CUDA, device_id);
+    if (CAI_IMPL_LIKELY(status == CAI_OK))
+        return CAI_IMPL_READ;
+    (void)cai_raise(call->impl_state, &error);
+    return CAI_IMPL_REFUSED;
+}
+
+/* --------------------------------------------------------------------------------------------- begin and end --- */
+
+/* What the arguments have in common, in their order. */
+CAI_IMPL cai_impl_result_t cai_impl_call_check_shared(const cai_impl_beginning_t *begin)
+{
+    cai_shared_t shared;
+    memset(&shared, 0, sizeof(shared));
+    for (int32_t i = 0; i < begin->call->impl_n; i++) {
+        const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
+        if (CAI_IMPL_UNLIKELY(cai_impl_check_extents(&reader, &shared) != CAI_IMPL_READ))
+            return CAI_IMPL_REFUSED;
+    }
+    return CAI_IMPL_READ;
+}
+
+/* Whether everything is in host memory, so that CUDA has no part in the call. */
+CAI_IMPL bool cai_impl_call_is_host(const cai_call_t *call)
+{
+    for (int32_t i = 0; i < call->impl_n; i++) {
+        if (cai_impl_is_on_gpu(&call->impl_views[i]))
+            return false;
+    }
+    return call->impl_n > 0;
+}
+
+/* Order all views onto the launch stream: first see that each can be, then wait. */
+CAI_IMPL cai_impl_result_t cai_impl_call_order(const cai_impl_beginning_t *begin)
+{
+    cai_call_t *call = begin->call;
+    cai_error_t error;
+    int         waited = 0;
+    for (int32_t i = 0; i < call->impl_n; i++) {
+        const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
+        if (CAI_IMPL_UNLIKELY(cai_impl_order_prepare(reader.view, begin->order, call->stream, &error) != CAI_OK))
+            return cai_impl_refuse(&reader, reader.view->protocol, CAI_IMPL_REFUSED, &error);
+    }
+    for (int32_t i = 0; i < call->impl_n; i++) {
+        const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
+        const int               result = cai_impl_order_before(&reader);
+        if (result < 0)
+            return CAI_IMPL_REFUSED;
+        waited |= result;
+    }
+    if (CAI_IMPL_LIKELY(waited == 0))
+        return CAI_IMPL_READ;
+    for (int32_t i = 0; i < call->impl_n; i++) {
+        const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
+        if (cai_impl_read_again(&reader) != CAI_IMPL_READ)
+            return CAI_IMPL_REFUSED;
+    }
+    return cai_impl_call_check_shared(begin);
+}
+
+/* The part of a call that concerns CUDA. */
+CAI_IMPL cai_impl_result_t cai_impl_call_enter(const cai_impl_beginning_t *begin)
+{
+    if (cai_impl_call_choose_stream(begin, &begin->call->stream) != CAI_IMPL_READ ||
+        cai_impl_call_enter_device(begin) != CAI_IMPL_READ)
+        return CAI_IMPL_REFUSED;
+    return cai_impl_call_order(begin);
+}
+
+/* Everything in its order; what is learned about types comes last, when nothing can fail any more. */
+CAI_IMPL cai_impl_result_t cai_impl_call_fill(const cai_impl_beginning_t *begin)
+{
+    cai_call_t       *call = begin->call;
+    cai_impl_result_t result = cai_impl_call_read(begin);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        result = cai_impl_call_check_shared(begin);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ) && !cai_impl_call_is_host(call))
+        result = cai_impl_call_enter(begin);
+    for (int32_t i = 0; result == CAI_IMPL_READ && i < call->impl_n; i++) {
+        const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
+        cai_impl_view_finish(&reader);
+    }
+    return result;
+}
+
+CAI_API int cai_call_begin(cai_call_t *call, cai_state_t *state, cai_order_t order, const cai_request_t *requests,
+                           PyObject *const *args, Py_ssize_t nargs, int32_t n, cai_view_t *views)
+{
+    cai_impl_beginning_t begin;
+    if (CAI_IMPL_UNLIKELY(nargs != n)) {
+        PyErr_Format(PyExc_TypeError, "expected %d array arguments; got %zd", CAI_IMPL_CAST(int, n), nargs);
+        return -1;
+    }
+    call->stream = NULL;
+    call->device = cai_impl_device(CAI_DEVICE_CPU, 0);
+    call->impl_state = state;
+    call->impl_views = views;
+    call->impl_n = n;
+    call->impl_guard.changed = false;
+    begin.call = call;
+    begin.order = order;
+    begin.requests = requests;
+    begin.args = args;
+    for (int32_t i = 0; i < n; i++)
+        cai_impl_view_reset(&views[i]);
+    if (CAI_IMPL_LIKELY(cai_impl_call_fill(&begin) == CAI_IMPL_READ))
+        return 0;
+    for (int32_t i = 0; i < n; i++)
+        cai_impl_view_close(&views[i]);
+    (void)cai_device_guard_leave(&call->impl_guard, NULL);
+    return -1;
+}
+
+CAI_API PyObject *cai_call_end(cai_call_t *call, PyObject *result)
+{
+    cai_error_t  first, ignored;
+    cai_status_t status = CAI_OK, one;
+    for (int32_t i = 0; i < call->impl_n; i++) {
+        one = cai_impl_view_release(&call->impl_views[i], status == CAI_OK ? &first : &ignored);
+        status = status == CAI_OK ? one : status;
+    }
+    one = cai_device_guard_leave(&call->impl_guard, status == CAI_OK ? &first : &ignored);
+    status = status == CAI_OK ? one : status;
+    if (CAI_IMPL_LIKELY(status == CAI_OK) || result == NULL)
+        return result;
+    Py_DECREF(result);
+    (void)cai_raise(call->impl_state, &first);
+    return NULL;
+}
+
+#endif /* CAI_CALL_H */

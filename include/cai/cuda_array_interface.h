@@ -1,0 +1,344 @@
+/**
+ * cai/cuda_array_interface.h - arrays in by the CUDA Array Interface, versions 0 to 3.
+ *
+ * The attribute is fetched once, because producers compute it, and some do work in it. Its fields are held by reference
+ * while they are read: converting one of them may run Python code that changes the dict. Nothing in the interface says on
+ * which device the memory lies, so the pointer is asked; nothing in it owns the memory, so the view holds the object.
+ *
+ * Private to cai; object.h is the way in. Specification: CUDA Array Interface v3, as Numba documents it. Newer versions
+ * are read as version 3, since keys have only ever been added (a judgement, not a rule of the specification).
+ */
+#ifndef CAI_CUDA_ARRAY_INTERFACE_H
+#define CAI_CUDA_ARRAY_INTERFACE_H
+
+#include <cai/reader.h>
+
+/* The fields of one dict: new references, NULL where the key is absent. */
+typedef struct cai_impl_interface {
+    PyObject *shape, *typestr, *data, *version, *strides, *stream, *mask, *descr;
+    int64_t   number; /* the version as a number, 0 where it is absent */
+} cai_impl_interface_t;
+
+CAI_IMPL void cai_impl_interface_clear(cai_impl_interface_t *interface)
+{
+    Py_CLEAR(interface->shape);
+    Py_CLEAR(interface->typestr);
+    Py_CLEAR(interface->data);
+    Py_CLEAR(interface->version);
+    Py_CLEAR(interface->strides);
+    Py_CLEAR(interface->stream);
+    Py_CLEAR(interface->mask);
+    Py_CLEAR(interface->descr);
+}
+
+/* A field that is missing, or that has the wrong form. */
+CAI_IMPL_COLD CAI_IMPL_PRINTF(3, 4) cai_impl_result_t
+    cai_impl_interface_refuse(const cai_impl_reader_t *reader, cai_status_t status, const char *format, ...)
+{
+    cai_impl_result_t result;
+    va_list           arguments;
+    va_start(arguments, format);
+    result = cai_impl_refuse_list(reader, CAI_VIA_CUDA_ARRAY_INTERFACE, CAI_IMPL_UNREADABLE, status, format, arguments);
+    va_end(arguments);
+    return result;
+}
+
+/* --------------------------------------------------------------------------------------- fetching the fields ---- */
+
+CAI_IMPL bool cai_impl_interface_get(const cai_impl_reader_t *reader, PyObject *dict, cai_impl_name_t name,
+                                     PyObject **value)
+{
+    if (cai_impl_get_item(dict, cai_impl_name(reader->state, name), value) < 0)
+        return false;
+    if (*value == Py_None)
+        Py_CLEAR(*value);
+    return true;
+}
+
+/* Every field, None counting as absent; false with an exception. */
+CAI_IMPL bool cai_impl_interface_get_all(const cai_impl_reader_t *reader, PyObject *dict,
+                                         cai_impl_interface_t *interface)
+{
+    return cai_impl_interface_get(reader, dict, CAI_IMPL_NAME_SHAPE, &interface->shape) &&
+           cai_impl_interface_get(reader, dict, CAI_IMPL_NAME_TYPESTR, &interface->typestr) &&
+           cai_impl_interface_get(reader, dict, CAI_IMPL_NAME_DATA, &interface->data) &&
+           cai_impl_interface_get(reader, dict, CAI_IMPL_NAME_VERSION, &interface->version) &&
+           cai_impl_interface_get(reader, dict, CAI_IMPL_NAME_STRIDES, &interface->strides) &&
+           cai_impl_interface_get(reader, dict, CAI_IMPL_NAME_STREAM, &interface->stream) &&
+           cai_impl_interface_get(reader, dict, CAI_IMPL_NAME_MASK, &interface->mask) &&
+           cai_impl_interface_get(reader, dict, CAI_IMPL_NAME_DESCR, &interface->descr);
+}
+
+/* A missing version is 0, as the first producers had it. */
+CAI_IMPL cai_impl_result_t cai_impl_interface_read_version(const cai_impl_reader_t *reader,
+                                                           cai_impl_interface_t *interface)
+{
+    const bool exactly_3 = reader->request->protocols != 0 &&
+                           (reader->request->protocols & CAI_VIA_CUDA_ARRAY_INTERFACE) == 0;
+    interface->number = 0;
+    if (interface->version != NULL && !cai_impl_read_int64(interface->version, &interface->number))
+        return cai_impl_interface_refuse(reader, CAI_ERROR_INVALID_VERSION, "'version' must be an integer");
+    if (interface->number < 0 || (exactly_3 && interface->number != 3))
+        return cai_impl_interface_refuse(reader, CAI_ERROR_INVALID_VERSION,
+                                         exactly_3 ? "expected version 3 of the interface; got version %lld"
+                                                   : "'version' must not be negative; it is %lld",
+                                         CAI_IMPL_CAST(long long, interface->number));
+    return CAI_IMPL_READ;
+}
+
+/* Take the dict apart. The caller clears `interface`, whatever is returned. */
+CAI_IMPL cai_impl_result_t cai_impl_interface_open(const cai_impl_reader_t *reader, PyObject *dict,
+                                                   cai_impl_interface_t *interface)
+{
+    bool complete;
+    memset(interface, 0, sizeof(*interface));
+    if (CAI_IMPL_UNLIKELY(!PyDict_Check(dict)))
+        return cai_impl_interface_refuse(reader, CAI_ERROR_INCOMPLETE_INTERFACE,
+                                         "__cuda_array_interface__ must be a dict");
+    CAI_IMPL_BEGIN_CRITICAL_SECTION(dict);
+    complete = cai_impl_interface_get_all(reader, dict, interface);
+    CAI_IMPL_END_CRITICAL_SECTION();
+    if (CAI_IMPL_UNLIKELY(!complete))
+        return cai_impl_interface_refuse(reader, CAI_ERROR_INCOMPLETE_INTERFACE,
+                                         "__cuda_array_interface__ cannot be read");
+    return cai_impl_interface_read_version(reader, interface);
+}
+
+/* Fetch the attribute: a new reference in `dict`. An attribute of None counts as absent. */
+CAI_IMPL cai_impl_result_t cai_impl_interface_fetch(const cai_impl_reader_t *reader, PyObject **dict)
+{
+    *dict = NULL;
+    if (!cai_impl_allows(reader->request, CAI_VIA_CUDA_ARRAY_INTERFACE | CAI_VIA_CUDA_ARRAY_INTERFACE_3))
+        return CAI_IMPL_ABSENT;
+    if (cai_impl_get_attribute(reader->object, cai_impl_name(reader->state, CAI_IMPL_NAME_CUDA_ARRAY_INTERFACE),
+                               dict) < 0)
+        return CAI_IMPL_PRODUCER_RAISED;
+    if (*dict == Py_None)
+        Py_CLEAR(*dict);
+    return *dict == NULL ? CAI_IMPL_ABSENT : CAI_IMPL_READ;
+}
+
+/* Whether the dict says how it is ordered: by a stream, or by a version in which no stream means that none is needed. */
+CAI_IMPL bool cai_impl_interface_tells_order(const cai_impl_interface_t *interface)
+{
+    return interface->number >= 3 || interface->stream != NULL;
+}
+
+/* ---------------------------------------------------------------------------------------- reading the fields ---- */
+
+/* A tuple or list as a tuple: a new reference, or NULL with an exception. */
+CAI_IMPL PyObject *cai_impl_interface_tuple(PyObject *object)
+{
+    if (CAI_IMPL_LIKELY(PyTuple_Check(object)))
+        return Py_NewRef(object);
+    if (PyList_Check(object))
+        return PyList_AsTuple(object);
+    PyErr_SetString(PyExc_TypeError, "expected a tuple or a list");
+    return NULL;
+}
+
+/* `data`: a pair of an address, which may be None where there are no elements, and the read-only flag. */
+CAI_IMPL cai_impl_result_t cai_impl_interface_read_data(const cai_impl_reader_t *reader,
+                                                        const cai_impl_interface_t *interface, uint64_t *address)
+{
+    PyObject *pair = interface->data == NULL ? NULL : cai_impl_interface_tuple(interface->data);
+    int       readonly = -1;
+    *address = 0;
+    if (pair == NULL || cai_impl_tuple_size(pair) != 2) {
+        Py_XDECREF(pair);
+        return cai_impl_interface_refuse(reader, CAI_ERROR_INCOMPLETE_INTERFACE,
+                                         interface->data == NULL ? "'data' is missing"
+                                                                 : "'data' must be a pair (address, read-only)");
+    }
+    if (cai_impl_tuple_item(pair, 0) == Py_None || cai_impl_read_uint64(cai_impl_tuple_item(pair, 0), address))
+        readonly = PyObject_IsTrue(cai_impl_tuple_item(pair, 1));
+    Py_DECREF(pair);
+    if (readonly < 0)
+        return cai_impl_interface_refuse(reader, CAI_ERROR_INCOMPLETE_INTERFACE,
+                                         "'data' must be an address of 64 bits without sign, and a bool");
+    reader->view->flags = readonly != 0 ? CAI_READONLY : 0;
+    return CAI_IMPL_READ;
+}
+
+CAI_IMPL cai_impl_result_t cai_impl_interface_read_dtype(const cai_impl_reader_t *reader,
+                                                         const cai_impl_interface_t *interface, cai_dtype_t *dtype)
+{
+    Py_ssize_t  length;
+    const char *text;
+    cai_error_t error;
+    if (interface->typestr == NULL || !PyUnicode_Check(interface->typestr))
+        return cai_impl_interface_refuse(reader, CAI_ERROR_INCOMPLETE_INTERFACE,
+                                         interface->typestr == NULL ? "'typestr' is missing" : "'typestr' must be a str");
+    text = PyUnicode_AsUTF8AndSize(interface->typestr, &length);
+    if (text == NULL)
+        return cai_impl_interface_refuse(reader, CAI_ERROR_INVALID_TYPESTR, "'typestr' does not parse");
+    if (cai_dtype_from_typestr(text, CAI_IMPL_CAST(size_t, length), dtype, &error) != CAI_OK)
+        return cai_impl_refuse(reader, CAI_VIA_CUDA_ARRAY_INTERFACE, CAI_IMPL_UNREADABLE, &error);
+    return CAI_IMPL_READ;
+}
+
+/* Read the integers of a tuple into `values`, of which there are `n`; the index of the first bad one, or n. */
+CAI_IMPL Py_ssize_t cai_impl_read_integers(PyObject *tuple, int64_t *values, Py_ssize_t n)
+{
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (CAI_IMPL_UNLIKELY(!cai_impl_read_int64(cai_impl_tuple_item(tuple, i), &values[i])))
+            return i;
+    }
+    return n;
+}
+
+CAI_IMPL cai_impl_result_t cai_impl_interface_read_shape(const cai_impl_reader_t *reader,
+                                                         const cai_impl_interface_t *interface, uint64_t address,
+                                                         cai_dtype_t dtype)
+{
+    cai_view_t *view = reader->view;
+    PyObject   *shape = interface->shape == NULL ? NULL : cai_impl_interface_tuple(interface->shape);
+    Py_ssize_t  ndim, read;
+    cai_error_t error;
+    if (shape == NULL)
+        return cai_impl_interface_refuse(reader, CAI_ERROR_INCOMPLETE_INTERFACE,
+                                         interface->shape == NULL ? "'shape' is missing"
+                                                                  : "'shape' must be a tuple of integers");
+    ndim = cai_impl_tuple_size(shape);
+    if (cai_impl_view_start(view, CAI_IMPL_BITS(void *, address), cai_impl_device(CAI_DEVICE_CUDA, -1), dtype, ndim,
+                            &error) != CAI_OK) {
+        Py_DECREF(shape);
+        return cai_impl_refuse(reader, CAI_VIA_CUDA_ARRAY_INTERFACE, CAI_IMPL_UNREADABLE, &error);
+    }
+    read = cai_impl_read_integers(shape, view->impl_shape, ndim);
+    Py_DECREF(shape);
+    if (CAI_IMPL_LIKELY(read == ndim))
+        return CAI_IMPL_READ;
+    return cai_impl_interface_refuse(reader,
+                                     PyErr_ExceptionMatches(PyExc_OverflowError) ? CAI_ERROR_INVALID_SHAPE
+                                                                                 : CAI_ERROR_INCOMPLETE_INTERFACE,
+                                     "'shape' must hold integers of 64 bits; item %lld is none",
+                                     CAI_IMPL_CAST(long long, read));
+}
+
+/* Strides in bytes, given explicitly: as strides in elements. */
+CAI_IMPL cai_impl_result_t cai_impl_interface_convert_strides(const cai_impl_reader_t *reader, PyObject *strides)
+{
+    cai_view_t      *view = reader->view;
+    const Py_ssize_t ndim = view->tensor.ndim, n = cai_impl_tuple_size(strides);
+    int64_t          bytes[CAI_MAX_NDIM];
+    cai_error_t      error;
+    if (n != ndim)
+        return cai_impl_interface_refuse(reader, CAI_ERROR_INVALID_STRIDES, "%lld strides for %lld dimensions",
+                                         CAI_IMPL_CAST(long long, n), CAI_IMPL_CAST(long long, ndim));
+    if (cai_impl_read_integers(strides, bytes, ndim) != ndim)
+        return cai_impl_interface_refuse(reader, CAI_ERROR_INVALID_STRIDES,
+                                         "'strides' must hold integers of 64 bits");
+    for (int32_t i = 0; i < view->tensor.ndim; i++) {
+        if (cai_impl_view_set_byte_stride(view, i, bytes[i], &error) != CAI_OK)
+            return cai_impl_refuse(reader, CAI_VIA_CUDA_ARRAY_INTERFACE, CAI_IMPL_UNREADABLE, &error);
+    }
+    return CAI_IMPL_READ;
+}
+
+CAI_IMPL cai_impl_result_t cai_impl_interface_read_strides(const cai_impl_reader_t *reader,
+                                                           const cai_impl_interface_t *interface)
+{
+    cai_view_t       *view = reader->view;
+    PyObject         *strides;
+    cai_impl_result_t result;
+    if (interface->strides == NULL) {
+        cai_c_contiguous_strides(view->tensor.ndim, view->impl_shape, view->impl_strides);
+        return CAI_IMPL_READ;
+    }
+    strides = cai_impl_interface_tuple(interface->strides);
+    if (strides == NULL)
+        return cai_impl_interface_refuse(reader, CAI_ERROR_INVALID_STRIDES, "'strides' must be None or a tuple of integers");
+    result = cai_impl_interface_convert_strides(reader, strides);
+    Py_DECREF(strides);
+    return result;
+}
+
+/* A mask that was not asked for must not be lost silently: its elements are not valid. */
+CAI_IMPL cai_impl_result_t cai_impl_interface_read_mask(const cai_impl_reader_t *reader,
+                                                        const cai_impl_interface_t *interface)
+{
+    if (interface->mask != NULL && (reader->request->require & CAI_MASK_OK) == 0)
+        return cai_impl_refuse_with(reader, CAI_VIA_CUDA_ARRAY_INTERFACE, CAI_IMPL_REFUSED, CAI_ERROR_MASKED_ARRAY,
+                                    "expected an array without a mask; got one with a mask");
+    reader->view->impl_mask = Py_XNewRef(interface->mask);
+    if (reader->view->tensor.dtype.code == CAI_CODE_OPAQUE)
+        reader->view->impl_descr = Py_XNewRef(interface->descr);
+    return CAI_IMPL_READ;
+}
+
+/* The memory that the address lies in. Without elements there is nothing to ask about: the current device then. Memory
+ * that CUDA does not know is host memory, and has to be wanted as such. */
+CAI_IMPL cai_impl_result_t cai_impl_interface_find_device(const cai_impl_reader_t *reader)
+{
+    cai_tensor_t *tensor = &reader->view->tensor;
+    cai_error_t   error;
+    cai_status_t  status;
+    if (tensor->data == NULL)
+        status = cai_current_device(&tensor->device.device_id, &error);
+    else
+        status = cai_pointer_device(tensor->data, &tensor->device, &error);
+    if (status != CAI_OK)
+        return cai_impl_refuse(reader, CAI_VIA_CUDA_ARRAY_INTERFACE, CAI_IMPL_REFUSED, &error);
+    if (tensor->device.device_type == CAI_DEVICE_CPU && !cai_impl_wants_memory(reader->request, CAI_ON_HOST))
+        return cai_impl_refuse_memory(reader, CAI_VIA_CUDA_ARRAY_INTERFACE, "host memory that CUDA does not know, or freed");
+    return CAI_IMPL_READ;
+}
+
+/* A stream of 0 is forbidden and emitted all the same (Numba): it is read as the legacy stream. */
+CAI_IMPL cai_impl_result_t cai_impl_interface_set_stream(const cai_impl_reader_t *reader,
+                                                         const cai_impl_interface_t *interface)
+{
+    uint64_t handle;
+    if (interface->stream == NULL) {
+        cai_impl_set_source(reader->view,
+                            interface->number >= 3 ? CAI_IMPL_SOURCE_READY : CAI_IMPL_SOURCE_SILENT, CAI_STREAM_LEGACY);
+        return CAI_IMPL_READ;
+    }
+    if (!cai_impl_read_uint64(interface->stream, &handle))
+        return cai_impl_interface_refuse(reader, CAI_ERROR_INVALID_STREAM,
+                                         "'stream' must be None or an integer from 1 to 64 bits without sign");
+    cai_impl_set_source(reader->view, CAI_IMPL_SOURCE_STREAM, cai_stream_from_handle(handle));
+    return CAI_IMPL_READ;
+}
+
+CAI_IMPL cai_impl_result_t cai_impl_interface_read_fields(const cai_impl_reader_t *reader,
+                                                          const cai_impl_interface_t *interface)
+{
+    uint64_t          address;
+    cai_dtype_t       dtype;
+    cai_impl_layout_t layout;
+    cai_impl_result_t result = cai_impl_interface_read_data(reader, interface, &address);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        result = cai_impl_interface_read_dtype(reader, interface, &dtype);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        result = cai_impl_interface_read_shape(reader, interface, address, dtype);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        result = cai_impl_interface_read_strides(reader, interface);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        result = cai_impl_interface_read_mask(reader, interface);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        result = cai_impl_settle(reader, CAI_VIA_CUDA_ARRAY_INTERFACE, &layout);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        result = cai_impl_interface_find_device(reader);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        result = cai_impl_interface_set_stream(reader, interface);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        result = cai_impl_accept(reader, CAI_VIA_CUDA_ARRAY_INTERFACE, &layout);
+    return CAI_IMPL_LIKELY(result == CAI_IMPL_READ) ? result : cai_impl_abandon(reader->view, result);
+}
+
+/* Read a dict that cai_impl_interface_fetch gave. `ordered_only`: dicts that do not tell their order are ABSENT. */
+CAI_IMPL cai_impl_result_t cai_impl_interface_read(const cai_impl_reader_t *reader, PyObject *dict, bool ordered_only)
+{
+    cai_impl_interface_t interface;
+    cai_impl_result_t    result = cai_impl_interface_open(reader, dict, &interface);
+    if (result == CAI_IMPL_READ && ordered_only && !cai_impl_interface_tells_order(&interface))
+        result = CAI_IMPL_ABSENT;
+    if (result == CAI_IMPL_READ)
+        result = cai_impl_interface_read_fields(reader, &interface);
+    cai_impl_interface_clear(&interface);
+    return result;
+}
+
+#endif /* CAI_CUDA_ARRAY_INTERFACE_H */

@@ -1,0 +1,160 @@
+/**
+ * cai/device.h - where a pointer lies, and which device is current.
+ *
+ * Built with CAI_NO_CUDA, the same functions exist and never call CUDA: pointers of a CUDA interface are then on a
+ * device whose number is not known (-1), and nothing is made current.
+ *
+ * Specification: CUDA Runtime API (unified addressing, device management); behaviour measured on H200s with CUDA 13.0.
+ */
+#ifndef CAI_DEVICE_H
+#define CAI_DEVICE_H
+
+#if !defined(CAI_NO_CUDA)
+#include <cai/cuda_api.h>
+#endif
+#include <cai/tensor.h>
+
+/** A device made current for a while, and the one that was current before. All zero: nothing to restore. */
+typedef struct cai_device_guard {
+    int32_t previous; /**< the device to go back to */
+    bool    changed;
+} cai_device_guard_t;
+
+/**
+ * Find what memory `pointer` (not NULL, interior addresses included) lies in: CAI_DEVICE_CUDA or _CUDA_MANAGED with the
+ * number of its device, whatever device is current, CAI_DEVICE_CUDA_HOST, or CAI_DEVICE_CPU for memory that CUDA does
+ * not know. Creates no context. CUDA_CALL if the query fails.
+ */
+CAI_API CAI_NODISCARD cai_status_t cai_pointer_device(const void *pointer, cai_device_t *device, cai_error_t *error);
+
+/** The calling thread's current device; -1 with CAI_NO_CUDA. */
+CAI_API CAI_NODISCARD cai_status_t cai_current_device(int32_t *device_id, cai_error_t *error);
+
+/**
+ * Make `device_id` the calling thread's current device until cai_device_guard_leave; nothing is called that changes
+ * nothing. On failure (CUDA_CALL) the current device is as before and leaving is harmless.
+ */
+CAI_API CAI_NODISCARD cai_status_t cai_device_guard_enter(cai_device_guard_t *guard, int32_t device_id,
+                                                          cai_error_t *error);
+/** Go back to the device that was current at the matching enter. Twice is harmless. */
+CAI_API cai_status_t cai_device_guard_leave(cai_device_guard_t *guard, cai_error_t *error);
+
+#if !defined(CAI_NO_CUDA)
+/**
+ * Turn the result of a CUDA call into a status: CAI_OK, or CUDA_CALL with code, name and "`call` failed: …" in `error`.
+ * A failure is also taken out of the runtime's last error, so that it is not reported a second time.
+ */
+CAI_API CAI_NODISCARD cai_status_t cai_cuda_status(cudaError_t result, const char *call, cai_error_t *error);
+#endif
+
+/* ---------------------------------------------------------------------------------------------------- bodies ---- */
+
+CAI_IMPL cai_device_t cai_impl_device(int32_t device_type, int32_t device_id)
+{
+    cai_device_t device;
+    device.device_type = device_type;
+    device.device_id = device_id;
+    return device;
+}
+
+#if defined(CAI_NO_CUDA)
+
+CAI_API cai_status_t cai_pointer_device(const void *pointer, cai_device_t *device, cai_error_t *error)
+{
+    (void)pointer;
+    (void)error;
+    *device = cai_impl_device(CAI_DEVICE_CUDA, -1);
+    return CAI_OK;
+}
+
+CAI_API cai_status_t cai_current_device(int32_t *device_id, cai_error_t *error)
+{
+    (void)error;
+    *device_id = -1;
+    return CAI_OK;
+}
+
+CAI_API cai_status_t cai_device_guard_enter(cai_device_guard_t *guard, int32_t device_id, cai_error_t *error)
+{
+    (void)device_id;
+    (void)error;
+    guard->changed = false;
+    return CAI_OK;
+}
+
+CAI_API cai_status_t cai_device_guard_leave(cai_device_guard_t *guard, cai_error_t *error)
+{
+    (void)guard;
+    (void)error;
+    return CAI_OK;
+}
+
+#else
+
+CAI_IMPL_COLD cai_status_t cai_impl_cuda_failed(cudaError_t result, const char *call, cai_error_t *error)
+{
+    (void)CAI_CUDA(cudaGetLastError)();
+    (void)cai_error_set(error, CAI_ERROR_CUDA_CALL, "%s failed: %s (%d): %s", call, CAI_CUDA(cudaGetErrorName)(result),
+                        CAI_IMPL_CAST(int, result), CAI_CUDA(cudaGetErrorString)(result));
+    if (error != NULL) {
+        error->cuda_code = CAI_IMPL_CAST(int32_t, result);
+        error->cuda_name = CAI_CUDA(cudaGetErrorName)(result);
+    }
+    return CAI_ERROR_CUDA_CALL;
+}
+
+CAI_API cai_status_t cai_cuda_status(cudaError_t result, const char *call, cai_error_t *error)
+{
+    return CAI_IMPL_LIKELY(result == cudaSuccess) ? CAI_OK : cai_impl_cuda_failed(result, call, error);
+}
+
+CAI_API cai_status_t cai_pointer_device(const void *pointer, cai_device_t *device, cai_error_t *error)
+{
+    struct cudaPointerAttributes attributes;
+    const cai_status_t status = cai_cuda_status(CAI_CUDA(cudaPointerGetAttributes)(&attributes, pointer),
+                                                "cudaPointerGetAttributes", error);
+    if (status != CAI_OK)
+        return status;
+    switch (attributes.type) {
+    case cudaMemoryTypeDevice: *device = cai_impl_device(CAI_DEVICE_CUDA, attributes.device); return CAI_OK;
+    case cudaMemoryTypeManaged: *device = cai_impl_device(CAI_DEVICE_CUDA_MANAGED, attributes.device); return CAI_OK;
+    case cudaMemoryTypeHost: *device = cai_impl_device(CAI_DEVICE_CUDA_HOST, 0); return CAI_OK;
+    default: *device = cai_impl_device(CAI_DEVICE_CPU, 0); return CAI_OK;
+    }
+}
+
+CAI_API cai_status_t cai_current_device(int32_t *device_id, cai_error_t *error)
+{
+    int                current = -1;
+    const cai_status_t status = cai_cuda_status(CAI_CUDA(cudaGetDevice)(&current), "cudaGetDevice", error);
+    *device_id = current;
+    return status;
+}
+
+CAI_API cai_status_t cai_device_guard_enter(cai_device_guard_t *guard, int32_t device_id, cai_error_t *error)
+{
+    int32_t      current;
+    cai_status_t status;
+    guard->changed = false;
+    status = cai_current_device(&current, error);
+    if (status != CAI_OK || current == device_id)
+        return status;
+    status = cai_cuda_status(CAI_CUDA(cudaSetDevice)(device_id), "cudaSetDevice", error);
+    if (status != CAI_OK)
+        return status;
+    guard->previous = current;
+    guard->changed = true;
+    return CAI_OK;
+}
+
+CAI_API cai_status_t cai_device_guard_leave(cai_device_guard_t *guard, cai_error_t *error)
+{
+    if (!guard->changed)
+        return CAI_OK;
+    guard->changed = false;
+    return cai_cuda_status(CAI_CUDA(cudaSetDevice)(guard->previous), "cudaSetDevice", error);
+}
+
+#endif
+
+#endif /* CAI_DEVICE_H */

@@ -1,0 +1,334 @@
+/**
+ * cai/dlpack.h - arrays in by DLPack capsules, legacy and versioned: from __dlpack__, or passed as the argument itself.
+ *
+ * The producer is told the consumer's stream and orders its own work before it; it does not learn when the consumer has
+ * finished, so the memory is given back only when the consumer's work is done (order.h). A capsule is taken first and
+ * looked at afterwards; whatever is wrong with it, its deleter runs once.
+ *
+ * Private to cai; object.h is the way in. Specification: the array API standard (__dlpack__, __dlpack_device__), DLPack
+ * 1.3. JAX returns legacy capsules whatever version is asked for, and torch's pinned tensors are host memory in the
+ * capsule: what came decides, not what was asked for or announced.
+ */
+#ifndef CAI_DLPACK_H
+#define CAI_DLPACK_H
+
+#include <cai/managed_tensor.h>
+#include <cai/reader.h>
+
+/* -------------------------------------------------------------------------------------------- taking a capsule -- */
+
+/* The struct in a capsule whose name is `name`, which becomes `used`: from here on the caller owns it. NULL without an
+ * exception if the name is another one. */
+CAI_IMPL void *cai_impl_capsule_take(PyObject *capsule, const char *name, const char *used)
+{
+    void *managed = NULL;
+    CAI_IMPL_BEGIN_CRITICAL_SECTION(capsule);
+    if (PyCapsule_IsValid(capsule, name) != 0) {
+        managed = PyCapsule_GetPointer(capsule, name);
+        if (managed != NULL && PyCapsule_SetName(capsule, used) != 0)
+            managed = NULL;
+        /* Some producers' destructors do not look at the name. */
+        if (managed != NULL)
+            (void)PyCapsule_SetDestructor(capsule, NULL);
+    }
+    CAI_IMPL_END_CRITICAL_SECTION();
+    return managed;
+}
+
+CAI_IMPL_COLD cai_impl_result_t cai_impl_capsule_refuse(const cai_impl_reader_t *reader, PyObject *capsule)
+{
+    const char *name = NULL;
+    char        type[192];
+    if (!PyCapsule_CheckExact(capsule)) {
+        cai_impl_type_words(reader->state, capsule, type, sizeof(type));
+        return cai_impl_refuse_with(reader, CAI_VIA_DLPACK, CAI_IMPL_UNREADABLE, CAI_ERROR_INVALID_CAPSULE,
+                                    "expected a DLPack capsule; got %s", type);
+    }
+    name = PyCapsule_GetName(capsule);
+    PyErr_Clear();
+    return cai_impl_refuse_with(reader, CAI_VIA_DLPACK, CAI_IMPL_UNREADABLE, CAI_ERROR_INVALID_CAPSULE,
+                                "expected a capsule named \"dltensor\" or \"dltensor_versioned\"; got \"%s\"%s",
+                                name == NULL ? "" : name,
+                                name != NULL && strncmp(name, "used_", 5) == 0 ? ", which has been consumed already" : "");
+}
+
+/* A legacy struct does not say whether its memory may be written: it counts as read-only, unless the producer is known
+ * to have no read-only arrays or the author trusts it. */
+CAI_IMPL cai_impl_result_t cai_impl_dlpack_check_legacy(const cai_impl_reader_t *reader)
+{
+    cai_view_t *view = reader->view;
+    if ((reader->request->require & CAI_TRUST_LEGACY) != 0 || (view->impl_facts & CAI_IMPL_TYPE_TORCH) != 0)
+        return CAI_IMPL_READ;
+    view->flags |= CAI_READONLY;
+    if ((reader->request->require & CAI_WRITABLE) == 0)
+        return CAI_IMPL_READ;
+    return cai_impl_refuse_with(reader, CAI_VIA_DLPACK, CAI_IMPL_UNREADABLE, CAI_ERROR_READ_ONLY_ACCESS,
+                                "expected writable memory; got a legacy DLPack capsule, which does not say whether it is");
+}
+
+/* Move what a capsule holds into the view. */
+CAI_IMPL cai_impl_result_t cai_impl_dlpack_take(const cai_impl_reader_t *reader, PyObject *capsule)
+{
+    cai_view_t  *view = reader->view;
+    cai_error_t  error;
+    cai_status_t status;
+    void *managed = cai_impl_capsule_take(capsule, CAI_DLPACK_CAPSULE_VERSIONED, CAI_DLPACK_CAPSULE_VERSIONED_USED);
+    if (managed != NULL) {
+        status = cai_impl_view_take_versioned(view, CAI_IMPL_CAST(cai_dlpack_managed_versioned_t *, managed), &error);
+        return status == CAI_OK ? CAI_IMPL_READ
+                                : cai_impl_refuse(reader, CAI_VIA_DLPACK, CAI_IMPL_UNREADABLE, &error);
+    }
+    managed = cai_impl_capsule_take(capsule, CAI_DLPACK_CAPSULE, CAI_DLPACK_CAPSULE_USED);
+    if (managed == NULL)
+        return cai_impl_capsule_refuse(reader, capsule);
+    status = cai_impl_view_take_legacy(view, CAI_IMPL_CAST(cai_dlpack_managed_t *, managed), &error);
+    if (status != CAI_OK)
+        return cai_impl_refuse(reader, CAI_VIA_DLPACK, CAI_IMPL_UNREADABLE, &error);
+    return cai_impl_dlpack_check_legacy(reader);
+}
+
+/* Fill the view from a capsule, whose producer has ordered its work before `stream` (ORDERED) or nowhere known. */
+CAI_IMPL cai_impl_result_t cai_impl_dlpack_fill(const cai_impl_reader_t *reader, PyObject *capsule,
+                                                cai_impl_source_t source, cai_stream_t stream)
+{
+    cai_impl_layout_t layout;
+    cai_impl_result_t result = cai_impl_dlpack_take(reader, capsule);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        result = cai_impl_settle(reader, CAI_VIA_DLPACK, &layout);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        result = cai_impl_accept(reader, CAI_VIA_DLPACK, &layout);
+    if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
+        return cai_impl_abandon(reader->view, result);
+    cai_impl_set_source(reader->view, source, stream);
+    return CAI_IMPL_READ;
+}
+
+/* A DLPack capsule passed as the argument. Nobody could tell its producer a stream: legacy is what its maker orders
+ * before when he is not told otherwise. */
+CAI_IMPL cai_impl_result_t cai_impl_dlpack_read_capsule(const cai_impl_reader_t *reader)
+{
+    if (!cai_impl_allows(reader->request, CAI_VIA_DLPACK))
+        return CAI_IMPL_ABSENT;
+    return cai_impl_dlpack_fill(reader, reader->object, CAI_IMPL_SOURCE_SILENT, CAI_STREAM_LEGACY);
+}
+
+/* ------------------------------------------------------------------------------------------- asking a producer -- */
+
+/* Call `__dlpack__` with the keywords that `names` lists. */
+CAI_IMPL PyObject *cai_impl_dlpack_call(const cai_impl_reader_t *reader, PyObject *method, PyObject *stream,
+                                        PyObject *max_version)
+{
+    const cai_state_t *state = reader->state;
+    PyObject          *arguments[2];
+    Py_ssize_t         n = 0;
+    PyObject          *names = NULL;
+    if (stream != NULL)
+        arguments[n++] = stream;
+    if (max_version != NULL)
+        arguments[n++] = max_version;
+    if (stream != NULL)
+        names = max_version != NULL ? state->impl_keywords_stream_version : state->impl_keywords_stream;
+    else if (max_version != NULL)
+        names = state->impl_keywords_version;
+    return cai_impl_call_object(method, arguments, 0, names);
+}
+
+/* An exception that was set aside becomes the context of the one that is set now, so that neither is lost. Steals. */
+CAI_IMPL_COLD void cai_impl_chain(PyObject *first)
+{
+    PyObject *second = cai_impl_take_exception();
+    PyException_SetContext(second, first);
+    cai_impl_set_exception(second);
+}
+
+/* Ask for a versioned capsule. A producer from before version 1.0 does not know `max_version` and raises TypeError: it is
+ * asked again without, and never without the stream, which would lose the order silently. */
+CAI_IMPL PyObject *cai_impl_dlpack_ask(const cai_impl_reader_t *reader, PyObject *method, PyObject *stream)
+{
+    PyObject *capsule = cai_impl_dlpack_call(reader, method, stream, reader->state->impl_max_version), *first;
+    if (CAI_IMPL_LIKELY(capsule != NULL) || !PyErr_ExceptionMatches(PyExc_TypeError))
+        return capsule;
+    first = cai_impl_take_exception();
+    capsule = cai_impl_dlpack_call(reader, method, stream, NULL);
+    if (capsule == NULL)
+        cai_impl_chain(first);
+    else
+        Py_DECREF(first);
+    return capsule;
+}
+
+/* The same with a stream number. */
+CAI_IMPL PyObject *cai_impl_dlpack_ask_with(const cai_impl_reader_t *reader, PyObject *method, long long number)
+{
+    PyObject *stream = PyLong_FromLongLong(number), *capsule;
+    if (stream == NULL)
+        return NULL;
+    capsule = cai_impl_dlpack_ask(reader, method, stream);
+    Py_DECREF(stream);
+    return capsule;
+}
+
+/* What the producer is told, and what follows for the order. */
+typedef struct cai_impl_dlpack_question {
+    long long         number; /* -1: no order is wanted */
+    cai_impl_source_t source;
+    cai_stream_t      stream;
+} cai_impl_dlpack_question_t;
+
+CAI_IMPL cai_impl_dlpack_question_t cai_impl_dlpack_prepare(cai_order_mode_t mode, cai_stream_t consumer)
+{
+    cai_impl_dlpack_question_t question;
+    question.source = CAI_IMPL_SOURCE_ORDERED;
+    question.stream = mode == CAI_ORDER_WAIT || mode == CAI_ORDER_ADOPT ? consumer : CAI_STREAM_LEGACY;
+    question.number = mode == CAI_ORDER_NONE ? -1 : CAI_IMPL_CAST(long long, cai_stream_to_handle(question.stream));
+    return question;
+}
+
+/* Some producers refuse -1 (JAX) or 2 (torch). Ordering before the legacy stream is more than -1 asks for; in the place of
+ * 2 it leaves the rest of the way to be ordered by cai. */
+CAI_IMPL PyObject *cai_impl_dlpack_ask_producer(const cai_impl_reader_t *reader, PyObject *method,
+                                                cai_impl_dlpack_question_t *question)
+{
+    PyObject *capsule = cai_impl_dlpack_ask_with(reader, method, question->number), *first;
+    if (CAI_IMPL_LIKELY(capsule != NULL) || (question->number != -1 && question->number != 2) ||
+        cai_impl_exception_is_final())
+        return capsule;
+    first = cai_impl_take_exception();
+    if (question->number == 2)
+        question->source = CAI_IMPL_SOURCE_SILENT;
+    question->stream = CAI_STREAM_LEGACY;
+    capsule = cai_impl_dlpack_ask_with(reader, method, 1);
+    if (capsule == NULL)
+        cai_impl_chain(first);
+    else
+        Py_DECREF(first);
+    return capsule;
+}
+
+/* A producer's order on a stream that captures would break the capture: refused before it is asked. */
+CAI_IMPL cai_impl_result_t cai_impl_dlpack_check_capture(const cai_impl_reader_t *reader, cai_device_t device,
+                                                         const cai_impl_dlpack_question_t *question)
+{
+    bool               capturing = false;
+    cai_error_t        error;
+    const cai_status_t status =
+        question->number == -1 ? CAI_OK
+                               : cai_impl_stream_is_capturing_on(question->stream, device.device_id, &capturing, &error);
+    if (status != CAI_OK)
+        return cai_impl_refuse(reader, CAI_VIA_DLPACK, CAI_IMPL_REFUSED, &error);
+    if (!capturing)
+        return CAI_IMPL_READ;
+    return cai_impl_refuse_with(reader, CAI_VIA_DLPACK, CAI_IMPL_REFUSED, CAI_ERROR_STREAM_CAPTURE,
+                                "stream %p captures a graph, and this producer does not tell its stream, so that ordering "
+                                "it would break the capture: use cai_order_none() if the data is complete",
+                                CAI_IMPL_CAST(void *, question->stream));
+}
+
+/* CUDA memory: with a stream, and with the array's device current, which torch demands. */
+CAI_IMPL cai_impl_result_t cai_impl_dlpack_read_device(const cai_impl_reader_t *reader, PyObject *method,
+                                                       cai_device_t device, cai_stream_t consumer)
+{
+    cai_impl_dlpack_question_t question = cai_impl_dlpack_prepare(reader->order.mode, consumer);
+    cai_device_guard_t         guard = {0, false};
+    PyObject                  *capsule = NULL;
+    cai_error_t                error;
+    cai_impl_result_t          result = cai_impl_dlpack_check_capture(reader, device, &question);
+    if (result != CAI_IMPL_READ)
+        return result;
+    if (device.device_type == CAI_DEVICE_CUDA && cai_device_guard_enter(&guard, device.device_id, &error) != CAI_OK)
+        return cai_impl_refuse(reader, CAI_VIA_DLPACK, CAI_IMPL_REFUSED, &error);
+    capsule = cai_impl_dlpack_ask_producer(reader, method, &question);
+    (void)cai_device_guard_leave(&guard, NULL);
+    if (capsule == NULL)
+        return CAI_IMPL_PRODUCER_RAISED;
+    result = cai_impl_dlpack_fill(reader, capsule, question.source, question.stream);
+    Py_DECREF(capsule);
+    return result;
+}
+
+/* Host memory, pinned included: the only stream that producers take for it is none. */
+CAI_IMPL cai_impl_result_t cai_impl_dlpack_read_host(const cai_impl_reader_t *reader, PyObject *method)
+{
+    PyObject         *capsule = cai_impl_dlpack_ask(reader, method, NULL);
+    cai_impl_result_t result;
+    if (capsule == NULL)
+        return CAI_IMPL_PRODUCER_RAISED;
+    result = cai_impl_dlpack_fill(reader, capsule, CAI_IMPL_SOURCE_SILENT, CAI_STREAM_LEGACY);
+    Py_DECREF(capsule);
+    return result;
+}
+
+/* Read the answer of __dlpack_device__: a pair of integers, the first of which may be an enum. */
+CAI_IMPL cai_impl_result_t cai_impl_dlpack_parse_device(const cai_impl_reader_t *reader, PyObject *pair,
+                                                        cai_device_t *device)
+{
+    int64_t type, id;
+    if (!PyTuple_Check(pair) || cai_impl_tuple_size(pair) != 2 ||
+        !cai_impl_read_int64(cai_impl_tuple_item(pair, 0), &type) ||
+        !cai_impl_read_int64(cai_impl_tuple_item(pair, 1), &id) || type < 0 || type > INT32_MAX || id < 0 ||
+        id > INT32_MAX)
+        return cai_impl_refuse_with(reader, CAI_VIA_DLPACK, CAI_IMPL_UNREADABLE, CAI_ERROR_INCOMPLETE_INTERFACE,
+                                    "__dlpack_device__() must return a pair (device type, device id) of integers");
+    *device = cai_impl_device(CAI_IMPL_CAST(int32_t, type), CAI_IMPL_CAST(int32_t, id));
+    return CAI_IMPL_READ;
+}
+
+/* Where the producer says that its array is. */
+CAI_IMPL cai_impl_result_t cai_impl_dlpack_ask_device(const cai_impl_reader_t *reader, cai_device_t *device)
+{
+    PyObject         *method, *pair;
+    cai_impl_result_t result;
+    const int         found =
+        cai_impl_get_attribute(reader->object, cai_impl_name(reader->state, CAI_IMPL_NAME_DLPACK_DEVICE), &method);
+    if (found <= 0)
+        return found < 0 ? CAI_IMPL_PRODUCER_RAISED : CAI_IMPL_ABSENT;
+    pair = PyObject_CallNoArgs(method);
+    Py_DECREF(method);
+    if (pair == NULL)
+        return CAI_IMPL_PRODUCER_RAISED;
+    result = cai_impl_dlpack_parse_device(reader, pair, device);
+    Py_DECREF(pair);
+    return result;
+}
+
+/* The kinds of memory that a capsule may turn out to hold when the producer announces a device type. */
+CAI_IMPL uint32_t cai_impl_dlpack_possible_memory(int32_t device_type)
+{
+    const uint32_t memory = cai_device_memory(device_type);
+    return (memory & (CAI_ON_HOST | CAI_ON_PINNED)) != 0 ? CAI_ON_HOST | CAI_ON_PINNED : memory;
+}
+
+CAI_IMPL cai_impl_result_t cai_impl_dlpack_read_with(const cai_impl_reader_t *reader, PyObject *method,
+                                                     cai_device_t device, cai_stream_t consumer)
+{
+    const uint32_t possible = cai_impl_dlpack_possible_memory(device.device_type);
+    char           words[32];
+    if (!cai_impl_wants_memory(reader->request, possible))
+        return cai_impl_refuse_memory(reader, CAI_VIA_DLPACK, cai_device_words(device.device_type, words));
+    if ((possible & CAI_ON_HOST) != 0)
+        return cai_impl_dlpack_read_host(reader, method);
+    if (device.device_type == CAI_DEVICE_CUDA_MANAGED)
+        device.device_id = -1; /* 0 by rule, which says nothing: whatever device is current */
+    return cai_impl_dlpack_read_device(reader, method, device, consumer);
+}
+
+/* Read an object by __dlpack__, for work on stream `consumer` (of cai_order_wait and cai_order_adopt). */
+CAI_IMPL cai_impl_result_t cai_impl_dlpack_read(const cai_impl_reader_t *reader, cai_stream_t consumer)
+{
+    cai_device_t      device;
+    PyObject         *method;
+    cai_impl_result_t result;
+    int               found;
+    if (!cai_impl_allows(reader->request, CAI_VIA_DLPACK))
+        return CAI_IMPL_ABSENT;
+    found = cai_impl_get_attribute(reader->object, cai_impl_name(reader->state, CAI_IMPL_NAME_DLPACK), &method);
+    if (found <= 0)
+        return found < 0 ? CAI_IMPL_PRODUCER_RAISED : CAI_IMPL_ABSENT;
+    result = cai_impl_dlpack_ask_device(reader, &device);
+    if (result == CAI_IMPL_READ)
+        result = cai_impl_dlpack_read_with(reader, method, device, consumer);
+    Py_DECREF(method);
+    return result;
+}
+
+#endif /* CAI_DLPACK_H */

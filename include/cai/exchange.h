@@ -1,0 +1,236 @@
+/**
+ * cai/exchange.h - arrays in by DLPack's C exchange API: a table of functions that a producer's type carries.
+ *
+ * The table is looked up on the type, never on the instance, and only under its name of DLPack 1.3. torch's table is
+ * asked to lend its tensor, which costs least; every other table is asked for an owned one, because only that says
+ * whether the memory may be written. A lent tensor is valid until control goes back to Python, so shape and strides are
+ * copied at once, and the view's reference keeps the object alive.
+ *
+ * Private to cai; object.h is the way in. Specification: DLPack 1.3, DLPackExchangeAPI.
+ */
+#ifndef CAI_EXCHANGE_H
+#define CAI_EXCHANGE_H
+
+#include <cai/reader.h>
+
+/* The table of our major version, found by the header's chain; NULL if there is none. */
+CAI_IMPL_COLD const cai_dlpack_exchange_t *cai_impl_exchange_of_version(const cai_dlpack_exchange_header_t *header)
+{
+    while (header != NULL && header->version.major != CAI_DLPACK_MAJOR)
+        header = header->prev_api;
+    return CAI_IMPL_BITS(const cai_dlpack_exchange_t *, header);
+}
+
+/* The table that a type carries, NULL if it has none; -1 with an exception that must not be passed over. Whatever else
+ * the attribute holds (an integer, None, a property object) counts as no table. */
+CAI_IMPL_COLD int cai_impl_exchange_find(const cai_state_t *state, PyTypeObject *type,
+                                         const cai_dlpack_exchange_t **exchange)
+{
+    PyObject *capsule;
+    *exchange = NULL;
+    if (cai_impl_get_attribute(CAI_IMPL_BITS(PyObject *, type), cai_impl_name(state, CAI_IMPL_NAME_EXCHANGE),
+                               &capsule) < 0) {
+        if (cai_impl_exception_is_final())
+            return -1;
+        PyErr_Clear();
+    }
+    if (capsule == NULL)
+        return 0;
+    if (PyCapsule_IsValid(capsule, CAI_DLPACK_CAPSULE_EXCHANGE) != 0) {
+        const void *table = PyCapsule_GetPointer(capsule, CAI_DLPACK_CAPSULE_EXCHANGE);
+        *exchange = cai_impl_exchange_of_version(CAI_IMPL_CAST(const cai_dlpack_exchange_header_t *, table));
+    }
+    Py_DECREF(capsule);
+    return 0;
+}
+
+/* Whether the type is torch.Tensor or derived from it, and has torch's own table or, as torch itself before 2.10, none:
+ * then the producer is known to have no read-only tensors. 1, 0, or -1 with an exception. Nothing is imported. */
+CAI_IMPL_COLD int cai_impl_type_is_torch(const cai_state_t *state, PyTypeObject *type,
+                                         const cai_dlpack_exchange_t *exchange)
+{
+    const cai_dlpack_exchange_t *of_torch = NULL;
+    PyObject                    *tensor;
+    const int                    found = cai_impl_find_class("torch", "Tensor", &tensor);
+    int                          result = 0;
+    if (found <= 0)
+        return found;
+    if (PyType_IsSubtype(type, CAI_IMPL_BITS(PyTypeObject *, tensor))) {
+        result = cai_impl_exchange_find(state, CAI_IMPL_BITS(PyTypeObject *, tensor), &of_torch);
+        if (result == 0)
+            result = of_torch == exchange;
+    }
+    Py_DECREF(tensor);
+    return result;
+}
+
+/* The producer's own exception, or one in its place where it forgot to set it. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_exchange_failed(const char *function)
+{
+    if (PyErr_Occurred() == NULL)
+        PyErr_Format(PyExc_RuntimeError, "%s failed without an exception", function);
+    return CAI_IMPL_PRODUCER_RAISED;
+}
+
+/* -------------------------------------------------------------------------------------------------- the reader --- */
+
+/* A boolean attribute or method of a tensor: 1, 0, or -1 with the producer's exception. */
+CAI_IMPL int cai_impl_exchange_ask(const cai_impl_reader_t *reader, cai_impl_name_t name, bool call)
+{
+    PyObject *answer = PyObject_GetAttr(reader->object, cai_impl_name(reader->state, name)), *result;
+    int       truth;
+    if (answer != NULL && call) {
+        result = PyObject_CallNoArgs(answer);
+        Py_DECREF(answer);
+        answer = result;
+    }
+    if (answer == NULL)
+        return -1;
+    truth = PyObject_IsTrue(answer);
+    Py_DECREF(answer);
+    return truth;
+}
+
+/* torch lends tensors that require gradients; writing to them behind autograd's back gives wrong gradients. */
+CAI_IMPL cai_impl_result_t cai_impl_torch_check_writable(const cai_impl_reader_t *reader)
+{
+    int requires_grad;
+    if ((reader->request->require & CAI_WRITABLE) == 0)
+        return CAI_IMPL_READ;
+    requires_grad = cai_impl_exchange_ask(reader, CAI_IMPL_NAME_REQUIRES_GRAD, false);
+    if (requires_grad < 0)
+        return CAI_IMPL_PRODUCER_RAISED;
+    return requires_grad == 0 ? CAI_IMPL_READ
+                              : cai_impl_refuse_with(reader, CAI_VIA_EXCHANGE, CAI_IMPL_REFUSED,
+                                                     CAI_ERROR_READ_ONLY_ACCESS,
+                                                     "expected writable memory; got a tensor that requires gradients: pass "
+                                                     "tensor.detach()");
+}
+
+/* Whether the memory may hold other values than the tensor shows: complex tensors may be conjugated lazily, and views of
+ * those (x.conj().imag) negated lazily. Such a view has gaps, and shows them unless it has at most one element. */
+CAI_IMPL bool cai_impl_torch_may_be_lazy(const cai_view_t *view, const cai_impl_layout_t *layout)
+{
+    return view->tensor.dtype.code == CAI_CODE_COMPLEX ||
+           (view->tensor.dtype.code == CAI_CODE_FLOAT && (!layout->c_contiguous || layout->size == 1));
+}
+
+CAI_IMPL_COLD cai_impl_result_t cai_impl_torch_check_lazy(const cai_impl_reader_t *reader)
+{
+    const bool complex_numbers = reader->view->tensor.dtype.code == CAI_CODE_COMPLEX;
+    const int  conjugated = complex_numbers ? cai_impl_exchange_ask(reader, CAI_IMPL_NAME_IS_CONJ, true) : 0;
+    const int  negated = conjugated == 0 ? cai_impl_exchange_ask(reader, CAI_IMPL_NAME_IS_NEG, true) : 0;
+    if (conjugated < 0 || negated < 0)
+        return CAI_IMPL_PRODUCER_RAISED;
+    if (conjugated == 0 && negated == 0)
+        return CAI_IMPL_READ;
+    return cai_impl_refuse_with(reader, CAI_VIA_EXCHANGE, CAI_IMPL_REFUSED, CAI_ERROR_LAYOUT_MISMATCH,
+                                "expected the values in memory; got a tensor that is %s lazily: pass tensor.%s()",
+                                conjugated != 0 ? "conjugated" : "negated",
+                                conjugated != 0 ? "resolve_conj" : "resolve_neg");
+}
+
+/* torch's tensor, lent: into the view as it is now. */
+CAI_IMPL cai_impl_result_t cai_impl_torch_borrow(const cai_impl_reader_t *reader, cai_impl_layout_t *layout)
+{
+    cai_tensor_t tensor;
+    cai_error_t  error;
+    if (CAI_IMPL_UNLIKELY(reader->view->impl_exchange->dltensor_from_py_object_no_sync(reader->object, &tensor) != 0))
+        return cai_impl_exchange_failed("dltensor_from_py_object_no_sync");
+    if (CAI_IMPL_UNLIKELY(cai_impl_view_copy(reader->view, &tensor, &error) != CAI_OK))
+        return cai_impl_refuse(reader, CAI_VIA_EXCHANGE, CAI_IMPL_UNREADABLE, &error);
+    return cai_impl_settle(reader, CAI_VIA_EXCHANGE, layout);
+}
+
+/* An owned tensor of whatever producer: into the view, which gives it back at release. */
+CAI_IMPL cai_impl_result_t cai_impl_exchange_own(const cai_impl_reader_t *reader, cai_impl_layout_t *layout)
+{
+    cai_dlpack_managed_versioned_t *managed = NULL;
+    cai_error_t                     error;
+    if (CAI_IMPL_UNLIKELY(
+            reader->view->impl_exchange->managed_tensor_from_py_object_no_sync(reader->object, &managed) != 0 ||
+            managed == NULL))
+        return cai_impl_exchange_failed("managed_tensor_from_py_object_no_sync");
+    if (CAI_IMPL_UNLIKELY(cai_impl_view_take_versioned(reader->view, managed, &error) != CAI_OK))
+        return cai_impl_refuse(reader, CAI_VIA_EXCHANGE, CAI_IMPL_UNREADABLE, &error);
+    return cai_impl_settle(reader, CAI_VIA_EXCHANGE, layout);
+}
+
+/* Ask for the stream that the producer works on now, NULL where it does not say. Pinned memory has no device of its own;
+ * whoever fills it does so from the current one. */
+CAI_IMPL cai_impl_result_t cai_impl_exchange_ask_stream(const cai_impl_reader_t *reader, void **stream)
+{
+    const cai_dlpack_exchange_t *exchange = reader->view->impl_exchange;
+    cai_device_t                 device = reader->view->tensor.device;
+    cai_error_t                  error;
+    *stream = NULL;
+    if (exchange->current_work_stream == NULL)
+        return CAI_IMPL_READ;
+    if (CAI_IMPL_UNLIKELY(device.device_type == CAI_DEVICE_CUDA_HOST)) {
+        device.device_type = CAI_DEVICE_CUDA;
+        if (cai_current_device(&device.device_id, &error) != CAI_OK)
+            return cai_impl_refuse(reader, CAI_VIA_EXCHANGE, CAI_IMPL_REFUSED, &error);
+    }
+    if (exchange->current_work_stream(device.device_type, device.device_id, stream) != 0)
+        return cai_impl_exchange_failed("current_work_stream");
+    return CAI_IMPL_READ;
+}
+
+/* NULL is torch's default stream, which is the legacy one; from anybody else it may mean that nobody knows. */
+CAI_IMPL cai_impl_result_t cai_impl_exchange_set_stream(const cai_impl_reader_t *reader)
+{
+    const bool        torch = (reader->view->impl_facts & CAI_IMPL_TYPE_TORCH) != 0 &&
+                              reader->view->impl_exchange->current_work_stream != NULL;
+    cai_impl_result_t result;
+    void             *stream;
+    if (reader->view->tensor.device.device_type == CAI_DEVICE_CPU) {
+        cai_impl_set_source(reader->view, CAI_IMPL_SOURCE_READY, NULL);
+        return CAI_IMPL_READ;
+    }
+    result = cai_impl_exchange_ask_stream(reader, &stream);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        cai_impl_set_source(reader->view, torch || stream != NULL ? CAI_IMPL_SOURCE_STREAM : CAI_IMPL_SOURCE_SILENT,
+                            cai_stream_from_handle(CAI_IMPL_BITS(uint64_t, stream)));
+    return result;
+}
+
+/* Whether the table lends. A free-threaded build always owns: another thread could change what was lent at any time. */
+CAI_IMPL bool cai_impl_exchange_lends(const cai_view_t *view)
+{
+    return (view->impl_facts & CAI_IMPL_TYPE_TORCH) != 0 && !CAI_IMPL_FREE_THREADED &&
+           view->impl_exchange->dltensor_from_py_object_no_sync != NULL;
+}
+
+/* torch, lent or owned. Everything that may run Python code comes before the last look at the tensor. */
+CAI_IMPL cai_impl_result_t cai_impl_exchange_read_torch(const cai_impl_reader_t *reader, cai_impl_layout_t *layout)
+{
+    const bool        lends = cai_impl_exchange_lends(reader->view);
+    cai_impl_result_t result = cai_impl_torch_check_writable(reader);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        result = lends ? cai_impl_torch_borrow(reader, layout) : cai_impl_exchange_own(reader, layout);
+    if (result != CAI_IMPL_READ || CAI_IMPL_LIKELY(!cai_impl_torch_may_be_lazy(reader->view, layout)))
+        return result;
+    result = cai_impl_torch_check_lazy(reader);
+    return result == CAI_IMPL_READ && lends ? cai_impl_torch_borrow(reader, layout) : result;
+}
+
+/* Read an object whose type has the table that is in the view already (impl_exchange, impl_facts). */
+CAI_IMPL cai_impl_result_t cai_impl_exchange_read(const cai_impl_reader_t *reader)
+{
+    cai_view_t       *view = reader->view;
+    const bool        torch = (view->impl_facts & CAI_IMPL_TYPE_TORCH) != 0;
+    cai_impl_layout_t layout;
+    cai_impl_result_t result;
+    if (view->impl_exchange == NULL || !cai_impl_allows(reader->request, CAI_VIA_EXCHANGE) ||
+        (!cai_impl_exchange_lends(view) && view->impl_exchange->managed_tensor_from_py_object_no_sync == NULL))
+        return CAI_IMPL_ABSENT;
+    view->flags = 0; /* a lent tensor may be read twice */
+    result = torch ? cai_impl_exchange_read_torch(reader, &layout) : cai_impl_exchange_own(reader, &layout);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        result = cai_impl_accept(reader, CAI_VIA_EXCHANGE, &layout);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        result = cai_impl_exchange_set_stream(reader);
+    return CAI_IMPL_LIKELY(result == CAI_IMPL_READ) ? result : cai_impl_abandon(view, result);
+}
+
+#endif /* CAI_EXCHANGE_H */

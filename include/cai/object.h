@@ -1,0 +1,453 @@
+/**
+ * cai/object.h - one array in: acquire and release, and the choice of the protocol.
+ *
+ *   cai_view_t view;
+ *   if (cai_view_acquire(state, object, &want, cai_order_wait(stream), &view) < 0) return NULL;
+ *   … enqueue work on view.stream …
+ *   cai_view_release(&view);
+ *
+ * The protocols are tried in this order, unless the type is known to be served by a later one:
+ *   1. a DLPack capsule passed as the object;
+ *   2. the C exchange API on the object's type;
+ *   3. the buffer protocol, if host memory was asked for;
+ *   4. __cuda_array_interface__, if it says how its work is ordered (version 3, or a stream);
+ *   5. __dlpack__, with the consumer's stream;
+ *   6. __cuda_array_interface__ that does not say.
+ * One that is absent is passed over. One that raises an Exception, or gives something that cai cannot use, is passed over
+ * too, and the first such failure is raised when nothing works. MemoryError and what is no Exception (KeyboardInterrupt)
+ * end the attempt at once, and so does an array that is understood and is not what was asked for.
+ */
+#ifndef CAI_OBJECT_H
+#define CAI_OBJECT_H
+
+#include <cai/cuda_array_interface.h>
+#include <cai/dlpack.h>
+#include <cai/exchange.h>
+#include <cai/buffer.h>
+
+/**
+ * Borrow `object`'s array: check it against `request` (NULL: a request of zeros), order it, and describe it in `view`.
+ *
+ * Ownership: the view holds a reference to the object, and whatever the protocol hands out, until it is released. cai
+ * keeps the object alive; it cannot keep a producer from replacing the object's memory meanwhile (torch's resize_, set_).
+ * Errors: -1 with an exception that names the argument, what was expected and what came; the view then holds nothing, and
+ * everything that was taken has been given back. Releasing it is harmless.
+ * Threads: needs an attached thread state (the GIL), which is released while the host waits.
+ */
+CAI_API CAI_NODISCARD int cai_view_acquire(cai_state_t *state, PyObject *object, const cai_request_t *request,
+                                           cai_order_t order, cai_view_t *view);
+
+/**
+ * Give the view back, after the consumer's work where its order asks for that. Always completes, leaves a pending
+ * exception alone and raises none; a second time is harmless. Returns the status of a CUDA call that failed, or CAI_OK.
+ * Needs an attached thread state (the GIL), which is released while the host waits.
+ */
+CAI_API cai_status_t cai_view_release(cai_view_t *view);
+
+/** The object that the view was acquired from: borrowed, NULL after release. */
+CAI_API PyObject *cai_view_object(const cai_view_t *view);
+/** The mask of an array that was acquired with CAI_MASK_OK: borrowed, NULL if it has none. */
+CAI_API PyObject *cai_view_mask(const cai_view_t *view);
+/** The `descr` of an opaque array's CUDA Array Interface, as it came: borrowed, NULL if it has none. */
+CAI_API PyObject *cai_view_descr(const cai_view_t *view);
+
+/* ---------------------------------------------------------------------------------------------------- bodies ---- */
+
+/* impl_progress of a view whose acquire is under way. */
+enum {
+    CAI_IMPL_KNOWN_TYPE = 1,     /* the type was in the cache */
+    CAI_IMPL_FAILURE_FOREIGN = 2, /* impl_failure is the producer's own exception, not one of cai's */
+    CAI_IMPL_LENT = 4            /* of a call: the tensor is lent, and looked at last */
+};
+
+CAI_API PyObject *cai_view_object(const cai_view_t *view)
+{
+    return CAI_IMPL_CAST(PyObject *, view->impl_object);
+}
+
+CAI_API PyObject *cai_view_mask(const cai_view_t *view)
+{
+    return CAI_IMPL_CAST(PyObject *, view->impl_mask);
+}
+
+CAI_API PyObject *cai_view_descr(const cai_view_t *view)
+{
+    return CAI_IMPL_CAST(PyObject *, view->impl_descr);
+}
+
+/* --------------------------------------------------------------------------------------- what the type tells ---- */
+
+/* What is to be known of a type that the cache has not seen. */
+CAI_IMPL_COLD int cai_impl_type_inspect(const cai_state_t *state, PyObject *object, cai_impl_type_t *known)
+{
+    int torch, masked = 0;
+    known->type = Py_TYPE(object);
+    known->facts = known->hint = 0;
+    if (cai_impl_exchange_find(state, known->type, &known->exchange) < 0)
+        return -1;
+    torch = cai_impl_type_is_torch(state, known->type, known->exchange);
+    if (torch == 0 && PyObject_CheckBuffer(object))
+        masked = cai_impl_type_is_masked(known->type);
+    if (torch < 0 || masked < 0)
+        return -1;
+    if (torch != 0)
+        known->facts |= CAI_IMPL_TYPE_TORCH;
+    if (masked != 0)
+        known->facts |= CAI_IMPL_TYPE_MASKED;
+    return 0;
+}
+
+/* Copy into the view what is known of the object's type. 0, or -1 with an exception. */
+CAI_IMPL int cai_impl_type_look_up(const cai_impl_reader_t *reader)
+{
+    cai_view_t            *view = reader->view;
+    const cai_impl_type_t *entry = cai_impl_type_find(reader->state, Py_TYPE(reader->object));
+    cai_impl_type_t        fresh;
+    view->impl_progress = CAI_IMPL_KNOWN_TYPE;
+    if (CAI_IMPL_UNLIKELY(entry == NULL)) {
+        if (cai_impl_type_inspect(reader->state, reader->object, &fresh) < 0)
+            return -1;
+        view->impl_progress = 0;
+        entry = &fresh;
+    }
+    view->impl_exchange = entry->exchange;
+    view->impl_facts = entry->facts;
+    view->impl_hint = entry->hint;
+    return 0;
+}
+
+/* Remember the protocol that served the first object of a type. Only a request that allows all of them says something
+ * about the type. */
+CAI_IMPL void cai_impl_type_learn(const cai_impl_reader_t *reader)
+{
+    const cai_view_t *view = reader->view;
+    cai_impl_type_t   known;
+    if (CAI_IMPL_LIKELY((view->impl_progress & CAI_IMPL_KNOWN_TYPE) != 0) || reader->request->protocols != 0)
+        return;
+    known.type = Py_TYPE(reader->object);
+    known.exchange = view->impl_exchange;
+    known.facts = view->impl_facts;
+    known.hint = view->protocol;
+    cai_impl_type_publish(reader->state, &known);
+}
+
+/* ------------------------------------------------------------------------------------------ failures on the way -- */
+
+/* What a reader's result means for the acquire: READ or REFUSED end it; after ABSENT it goes on, and if there was an
+ * exception it is kept in case that it is the first. */
+CAI_IMPL cai_impl_result_t cai_impl_note(const cai_impl_reader_t *reader, cai_impl_result_t result)
+{
+    cai_view_t *view = reader->view;
+    PyObject   *exception;
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ || result == CAI_IMPL_ABSENT))
+        return result;
+    if (result == CAI_IMPL_REFUSED || cai_impl_exception_is_final())
+        return CAI_IMPL_REFUSED;
+    exception = cai_impl_take_exception();
+    if (view->impl_failure != NULL) {
+        Py_DECREF(exception);
+        return CAI_IMPL_ABSENT;
+    }
+    view->impl_failure = exception;
+    if (result == CAI_IMPL_PRODUCER_RAISED)
+        view->impl_progress |= CAI_IMPL_FAILURE_FOREIGN;
+    return CAI_IMPL_ABSENT;
+}
+
+/* "DLPack, CUDA Array Interface or buffer protocol": what the request allows. */
+CAI_IMPL_COLD void cai_impl_protocol_words(const cai_request_t *request, char *words, size_t size)
+{
+    static const uint32_t protocols[] = {CAI_VIA_EXCHANGE, CAI_VIA_DLPACK, CAI_VIA_CUDA_ARRAY_INTERFACE,
+                                         CAI_VIA_CUDA_ARRAY_INTERFACE_3, CAI_VIA_BUFFER};
+    cai_impl_text_t       text = cai_impl_text_begin(words, size);
+    for (size_t i = 0; i < sizeof(protocols) / sizeof(protocols[0]); i++) {
+        if (request->protocols == 0 && protocols[i] == CAI_VIA_CUDA_ARRAY_INTERFACE_3)
+            continue;
+        if (cai_impl_allows(request, protocols[i]))
+            cai_impl_text_add(&text, "%s%s%s", text.length == 0 ? "" : ", ", cai_protocol_name(protocols[i]),
+                              protocols[i] == CAI_VIA_CUDA_ARRAY_INTERFACE_3 ? " version 3" : "");
+    }
+}
+
+/* The producer's own exception becomes the cause of one that names the argument. */
+CAI_IMPL_COLD void cai_impl_raise_foreign(const cai_impl_reader_t *reader, PyObject *failure)
+{
+    PyObject   *words = PyObject_Str(failure);
+    const char *utf8 = words == NULL ? NULL : PyUnicode_AsUTF8AndSize(words, NULL);
+    char        type[192], text[256];
+    PyErr_Clear();
+    cai_impl_type_words(reader->state, failure, type, sizeof(type));
+    snprintf(text, sizeof(text), "%s", utf8 == NULL ? "" : utf8);
+    Py_XDECREF(words);
+    text[strcspn(text, "\n")] = '\0'; /* of a C++ trace the first line is enough; the cause has it all */
+    cai_impl_set_exception(failure);
+    (void)cai_impl_refuse_with(reader, 0, CAI_IMPL_REFUSED, CAI_ERROR_INTERFACE_NOT_IMPLEMENTED,
+                               "expected an array; its producer raised %s: %s", type, text);
+}
+
+/* No protocol worked: raise the first failure, or say that there was none to try. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_raise_failure(const cai_impl_reader_t *reader)
+{
+    cai_view_t *view = reader->view;
+    PyObject   *failure = CAI_IMPL_CAST(PyObject *, view->impl_failure);
+    char        protocols[160];
+    view->impl_failure = NULL;
+    if (failure != NULL && (view->impl_progress & CAI_IMPL_FAILURE_FOREIGN) != 0)
+        cai_impl_raise_foreign(reader, failure);
+    else if (failure != NULL)
+        cai_impl_set_exception(failure);
+    else if (cai_impl_allows(reader->request, CAI_VIA_BUFFER) && PyObject_CheckBuffer(reader->object))
+        return cai_impl_refuse_memory(reader, CAI_VIA_BUFFER, "host");
+    else {
+        cai_impl_protocol_words(reader->request, protocols, sizeof(protocols));
+        return cai_impl_refuse_with(reader, 0, CAI_IMPL_REFUSED, CAI_ERROR_INTERFACE_NOT_IMPLEMENTED,
+                                    "expected an array that speaks one of %s; got something that speaks none", protocols);
+    }
+    return CAI_IMPL_REFUSED;
+}
+
+/* ------------------------------------------------------------------------------------------------- the choice ---- */
+
+/* A CUDA Array Interface that tells its order; one that does not is kept for later, so that it is fetched once. */
+CAI_IMPL cai_impl_result_t cai_impl_read_interface(const cai_impl_reader_t *reader)
+{
+    PyObject         *dict;
+    cai_impl_result_t result = cai_impl_interface_fetch(reader, &dict);
+    if (result != CAI_IMPL_READ)
+        return result;
+    result = cai_impl_interface_read(reader, dict, true);
+    if (result == CAI_IMPL_ABSENT)
+        reader->view->impl_interface = dict;
+    else
+        Py_DECREF(dict);
+    return result;
+}
+
+/* Steps 3 and 4, for what is not read by the exchange API. ABSENT: steps 5 and 6 remain. */
+CAI_IMPL cai_impl_result_t cai_impl_read_told(const cai_impl_reader_t *reader)
+{
+    const uint32_t    hint = reader->view->impl_hint;
+    cai_impl_result_t result = CAI_IMPL_ABSENT;
+    if (hint != CAI_VIA_CUDA_ARRAY_INTERFACE)
+        result = cai_impl_note(reader, cai_impl_buffer_read(reader));
+    if (result == CAI_IMPL_ABSENT && hint != CAI_VIA_DLPACK)
+        result = cai_impl_note(reader, cai_impl_read_interface(reader));
+    if (result == CAI_IMPL_ABSENT && hint == CAI_VIA_CUDA_ARRAY_INTERFACE)
+        result = cai_impl_note(reader, cai_impl_buffer_read(reader));
+    return result;
+}
+
+/* Steps 1 to 4: whatever does not have to be told the consumer's stream. */
+CAI_IMPL cai_impl_result_t cai_impl_read_first(const cai_impl_reader_t *reader)
+{
+    cai_impl_result_t result;
+    if (CAI_IMPL_UNLIKELY(PyCapsule_CheckExact(reader->object)))
+        return cai_impl_note(reader, cai_impl_dlpack_read_capsule(reader));
+    result = cai_impl_note(reader, cai_impl_exchange_read(reader));
+    return result == CAI_IMPL_ABSENT ? cai_impl_read_told(reader) : result;
+}
+
+/* Steps 5 and 6: producers that order their work before the consumer's stream, and those that say nothing. The last
+ * chance: nothing found raises. */
+CAI_IMPL cai_impl_result_t cai_impl_read_last(const cai_impl_reader_t *reader, cai_stream_t consumer)
+{
+    cai_view_t       *view = reader->view;
+    cai_impl_result_t result = CAI_IMPL_ABSENT;
+    if (!PyCapsule_CheckExact(reader->object))
+        result = cai_impl_note(reader, cai_impl_dlpack_read(reader, consumer));
+    if (result == CAI_IMPL_ABSENT && view->impl_hint == CAI_VIA_DLPACK)
+        result = cai_impl_note(reader, cai_impl_read_interface(reader));
+    if (result == CAI_IMPL_ABSENT && view->impl_interface != NULL)
+        result = cai_impl_note(
+            reader, cai_impl_interface_read(reader, CAI_IMPL_CAST(PyObject *, view->impl_interface), false));
+    return result == CAI_IMPL_ABSENT ? cai_impl_raise_failure(reader) : result;
+}
+
+/* Begin an acquire: the view holds the object from here on, and nothing else. -1 with an exception. */
+CAI_IMPL int cai_impl_view_open(const cai_impl_reader_t *reader)
+{
+    cai_impl_view_reset(reader->view);
+    reader->view->impl_object = Py_NewRef(reader->object);
+    return cai_impl_type_look_up(reader);
+}
+
+/* An acquire has found its array: what it needed on the way can go. */
+CAI_IMPL void cai_impl_view_finish(const cai_impl_reader_t *reader)
+{
+    cai_impl_drop(&reader->view->impl_interface);
+    cai_impl_drop(&reader->view->impl_failure);
+    cai_impl_type_learn(reader);
+}
+
+/* Give back everything that a view holds, as it is, without any order. Leaves a pending exception alone. */
+CAI_IMPL void cai_impl_view_close(cai_view_t *view)
+{
+    PyObject *pending;
+    if (view->impl_object == NULL)
+        return;
+    cai_impl_give_back(view);
+    pending = PyErr_Occurred() != NULL ? cai_impl_take_exception() : NULL;
+    cai_impl_drop(&view->impl_mask);
+    cai_impl_drop(&view->impl_descr);
+    cai_impl_drop(&view->impl_interface);
+    cai_impl_drop(&view->impl_failure);
+    cai_impl_drop(&view->impl_object);
+    view->protocol = 0;
+    if (pending != NULL)
+        cai_impl_set_exception(pending);
+}
+
+/* -------------------------------------------------------------------------------------------------- the order ---- */
+
+/* The host wait, with the GIL released: the producer may need it to finish. */
+CAI_IMPL_COLD cai_status_t cai_impl_wait_without_gil(const cai_impl_wait_t *wait, cai_error_t *error)
+{
+    PyThreadState     *thread = PyEval_SaveThread();
+    const cai_status_t status = cai_impl_wait_perform(wait, error);
+    PyEval_RestoreThread(thread);
+    return status;
+}
+
+/* Settle who the consumer is, and whether that can be ordered at all. Touches no stream. */
+CAI_IMPL cai_status_t cai_impl_order_prepare(cai_view_t *view, cai_order_t order, cai_stream_t consumer,
+                                             cai_error_t *error)
+{
+    cai_impl_order_record_t *record = &view->impl_order;
+    record->mode = order.mode;
+    record->consumer = consumer;
+    if (order.mode == CAI_ORDER_WAIT && view->stream != NULL)
+        view->stream = consumer;
+    if (CAI_IMPL_LIKELY(!cai_impl_wait_before(record).needed) && !cai_impl_cannot_wait_after(record))
+        return CAI_OK;
+    return cai_impl_wait_check(record, error);
+}
+
+/* What a view is about to wait for, if anything: 1 after a wait, during which other threads ran; 0 if there was nothing
+ * to wait for; -1 with an exception. */
+CAI_IMPL int cai_impl_order_before(const cai_impl_reader_t *reader)
+{
+    const cai_impl_wait_t wait = cai_impl_wait_before(&reader->view->impl_order);
+    cai_error_t           error;
+    if (CAI_IMPL_LIKELY(!wait.needed))
+        return 0;
+    if (cai_impl_wait_without_gil(&wait, &error) == CAI_OK)
+        return 1;
+    (void)cai_impl_refuse(reader, reader->view->protocol, CAI_IMPL_REFUSED, &error);
+    return -1;
+}
+
+/* What has to be over before the memory goes back. Work that was captured is not under way: whoever replays a graph
+ * keeps its arrays himself. */
+CAI_IMPL cai_status_t cai_impl_order_after(const cai_view_t *view, cai_error_t *error)
+{
+    const cai_impl_wait_t wait = cai_impl_wait_after(&view->impl_order);
+    bool                  capturing = false;
+    cai_status_t          status;
+    if (CAI_IMPL_LIKELY(!wait.needed))
+        return CAI_OK;
+    status = cai_impl_stream_is_capturing_on(wait.stream, wait.device_id, &capturing, error);
+    return status != CAI_OK || capturing ? status : cai_impl_wait_without_gil(&wait, error);
+}
+
+CAI_IMPL cai_status_t cai_impl_view_release(cai_view_t *view, cai_error_t *error)
+{
+    cai_status_t status;
+    if (view->impl_object == NULL)
+        return CAI_OK;
+    status = cai_impl_order_after(view, error);
+    cai_impl_view_close(view);
+    return status;
+}
+
+CAI_API cai_status_t cai_view_release(cai_view_t *view)
+{
+    return cai_impl_view_release(view, NULL);
+}
+
+/* -------------------------------------------------------------------------------------------------- one array ---- */
+
+CAI_IMPL cai_impl_reader_t cai_impl_reader_for(cai_state_t *state, PyObject *object, const cai_request_t *request,
+                                               cai_order_t order, cai_view_t *view)
+{
+    cai_impl_reader_t reader;
+    reader.state = state;
+    reader.object = object;
+    reader.request = request;
+    reader.order = order;
+    reader.view = view;
+    return reader;
+}
+
+/* Fill the view by whatever protocol works; READ, or REFUSED with an exception. */
+CAI_IMPL cai_impl_result_t cai_impl_read_any(const cai_impl_reader_t *reader, cai_stream_t consumer)
+{
+    cai_impl_result_t result;
+    if (CAI_IMPL_UNLIKELY(cai_impl_view_open(reader) < 0))
+        return CAI_IMPL_REFUSED;
+    result = cai_impl_read_first(reader);
+    if (result == CAI_IMPL_ABSENT)
+        result = cai_impl_read_last(reader, consumer);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        cai_impl_view_finish(reader);
+    return result;
+}
+
+/* Extents that one array shares with itself. */
+CAI_IMPL cai_impl_result_t cai_impl_check_extents(const cai_impl_reader_t *reader, cai_shared_t *shared)
+{
+    const cai_view_t  *view = reader->view;
+    const cai_status_t status = cai_impl_check_shared(reader->request, &view->tensor, shared);
+    cai_error_t        error;
+    char               source[256];
+    if (CAI_IMPL_LIKELY(status == CAI_OK))
+        return CAI_IMPL_READ;
+    cai_impl_source_words(reader, view->protocol, source, sizeof(source));
+    (void)cai_request_explain(reader->request, &view->tensor, view->flags, shared, status, source, &error);
+    (void)cai_raise(reader->state, &error);
+    return CAI_IMPL_REFUSED;
+}
+
+/* Look at a lent tensor again, since other threads may have changed it. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_read_again(const cai_impl_reader_t *reader)
+{
+    const cai_stream_t stream = reader->view->stream;
+    cai_impl_result_t  result;
+    if (reader->view->protocol != CAI_VIA_EXCHANGE || !cai_impl_exchange_lends(reader->view))
+        return CAI_IMPL_READ;
+    result = cai_impl_note(reader, cai_impl_exchange_read(reader));
+    reader->view->stream = stream;
+    return result == CAI_IMPL_ABSENT ? cai_impl_raise_failure(reader) : result;
+}
+
+/* Order one view, and look at a lent tensor again if other threads ran meanwhile. */
+CAI_IMPL cai_impl_result_t cai_impl_order_view(const cai_impl_reader_t *reader, cai_stream_t consumer)
+{
+    cai_error_t error;
+    int         waited;
+    if (cai_impl_order_prepare(reader->view, reader->order, consumer, &error) != CAI_OK)
+        return cai_impl_refuse(reader, reader->view->protocol, CAI_IMPL_REFUSED, &error);
+    waited = cai_impl_order_before(reader);
+    return waited < 0 ? CAI_IMPL_REFUSED : waited == 0 ? CAI_IMPL_READ : cai_impl_read_again(reader);
+}
+
+CAI_API int cai_view_acquire(cai_state_t *state, PyObject *object, const cai_request_t *request, cai_order_t order,
+                             cai_view_t *view)
+{
+    const cai_request_t     any = cai_request(NULL);
+    const cai_stream_t      told = order.mode == CAI_ORDER_WAIT ? order.stream : CAI_STREAM_LEGACY;
+    const cai_impl_reader_t reader =
+        cai_impl_reader_for(state, object, request == NULL ? &any : request, order, view);
+    cai_shared_t      shared;
+    cai_impl_result_t result = cai_impl_read_any(&reader, told);
+    memset(&shared, 0, sizeof(shared));
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        result = cai_impl_check_extents(&reader, &shared);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        result = cai_impl_order_view(&reader, order.mode == CAI_ORDER_WAIT ? order.stream : view->stream);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        return 0;
+    cai_impl_view_close(view);
+    return -1;
+}
+
+#endif /* CAI_OBJECT_H */

@@ -1,0 +1,335 @@
+/**
+ * cai/reader.h - what the readers of all protocols share: the wish they serve, their results, and how they refuse.
+ *
+ * A reader fills a view from an object by one protocol and checks it against the request. It either succeeds, or leaves
+ * an exception that names the argument, or says that the object does not speak its protocol. Private throughout.
+ */
+#ifndef CAI_READER_H
+#define CAI_READER_H
+
+#include <cai/state.h>
+
+/* What a reader is asked for. */
+typedef struct cai_impl_reader {
+    cai_state_t         *state;
+    PyObject            *object; /* borrowed; the view holds a reference */
+    const cai_request_t *request;
+    cai_order_t          order;
+    cai_view_t          *view;
+} cai_impl_reader_t;
+
+/* How a reader ended. Below 0 an exception is set, and whatever the reader had taken has been given back. */
+typedef enum cai_impl_result {
+    CAI_IMPL_READ = 1,             /* the view is filled and meets the request */
+    CAI_IMPL_ABSENT = 0,           /* the object does not speak the protocol, or the request does not allow it */
+    CAI_IMPL_PRODUCER_RAISED = -1, /* the producer raised its own exception: another protocol may work */
+    CAI_IMPL_UNREADABLE = -2,      /* cai cannot use what came: another protocol may do better */
+    CAI_IMPL_REFUSED = -3          /* the array is understood and is not what was asked for, by whatever protocol */
+} cai_impl_result_t;
+
+/* Whether the exception that is set ends an acquire whatever other protocols could do: MemoryError, and what is no
+ * Exception (KeyboardInterrupt, SystemExit). */
+CAI_IMPL_COLD bool cai_impl_exception_is_final(void)
+{
+    return PyErr_ExceptionMatches(PyExc_MemoryError) || !PyErr_ExceptionMatches(PyExc_Exception);
+}
+
+/* A class of a module that somebody else has imported: a new reference and 1; NULL and 0 if there is none, in which case
+ * no object can be of that class; NULL and -1 with an exception that must not be passed over. Nothing is imported. */
+CAI_IMPL_COLD int cai_impl_find_class(const char *module_name, const char *name, PyObject **type)
+{
+    PyObject *module = PyDict_GetItemString(PyImport_GetModuleDict(), module_name);
+    *type = NULL;
+    if (module == NULL)
+        return 0;
+    Py_INCREF(module);
+    *type = PyObject_GetAttrString(module, name);
+    Py_DECREF(module);
+    if (*type != NULL && !PyType_Check(*type))
+        Py_CLEAR(*type);
+    if (*type != NULL)
+        return 1;
+    if (PyErr_Occurred() != NULL && cai_impl_exception_is_final())
+        return -1;
+    PyErr_Clear();
+    return 0;
+}
+
+CAI_IMPL bool cai_impl_allows(const cai_request_t *request, uint32_t protocols)
+{
+    return request->protocols == 0 || (request->protocols & protocols) != 0;
+}
+
+/* A str attribute of a type, copied; false where there is none. Leaves no exception. */
+CAI_IMPL_COLD bool cai_impl_type_text(const cai_state_t *state, PyObject *type, cai_impl_name_t name, char *text,
+                                      size_t size)
+{
+    PyObject   *value = PyObject_GetAttr(type, cai_impl_name(state, name));
+    const char *utf8 = value != NULL && PyUnicode_Check(value) ? PyUnicode_AsUTF8AndSize(value, NULL) : NULL;
+    if (utf8 != NULL)
+        snprintf(text, size, "%s", utf8);
+    PyErr_Clear();
+    Py_XDECREF(value);
+    return utf8 != NULL;
+}
+
+/* Write "module.Type" of an object. No exception may be set before, and none is afterwards. */
+CAI_IMPL_COLD void cai_impl_type_words(const cai_state_t *state, PyObject *object, char *text, size_t size)
+{
+    PyObject *type = CAI_IMPL_BITS(PyObject *, Py_TYPE(object));
+    char      module[96], name[96];
+    if (!cai_impl_type_text(state, type, CAI_IMPL_NAME_QUALNAME, name, sizeof(name)))
+        snprintf(name, sizeof(name), "object");
+    if (!cai_impl_type_text(state, type, CAI_IMPL_NAME_MODULE, module, sizeof(module)) ||
+        strcmp(module, "builtins") == 0)
+        snprintf(text, size, "%s", name);
+    else
+        snprintf(text, size, "%s.%s", module, name);
+}
+
+/* "cupy.ndarray via DLPack"; without a protocol the type alone. */
+CAI_IMPL_COLD void cai_impl_source_words(const cai_impl_reader_t *reader, uint32_t protocol, char *text, size_t size)
+{
+    char type[192];
+    cai_impl_type_words(reader->state, reader->object, type, sizeof(type));
+    if (protocol == 0)
+        snprintf(text, size, "%s", type);
+    else
+        snprintf(text, size, "%s via %s", type, cai_protocol_name(protocol));
+}
+
+/* Raise an error of the core floor, with the argument before and the source behind its message, and return `result`. An
+ * exception that is set, a conversion's or the producer's, becomes the cause, or stays alone if it is a final one. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_refuse(const cai_impl_reader_t *reader, uint32_t protocol,
+                                                cai_impl_result_t result, const cai_error_t *error)
+{
+    cai_error_t     named = *error;
+    cai_impl_text_t text = cai_impl_text_begin(named.message, sizeof(named.message));
+    PyObject       *cause = cai_impl_take_exception();
+    char            source[256];
+    cai_impl_source_words(reader, protocol, source, sizeof(source));
+    cai_impl_set_exception(cause);
+    if (cause != NULL && cai_impl_exception_is_final())
+        return CAI_IMPL_REFUSED;
+    cai_impl_add_argument(&text, reader->request);
+    cai_impl_text_add(&text, "%s (%s)", error->message, source);
+    (void)cai_raise(reader->state, &named);
+    return error->status == CAI_ERROR_MEMORY ? CAI_IMPL_REFUSED : result;
+}
+
+CAI_IMPL_COLD CAI_IMPL_PRINTF(5, 0) cai_impl_result_t
+    cai_impl_refuse_list(const cai_impl_reader_t *reader, uint32_t protocol, cai_impl_result_t result,
+                         cai_status_t status, const char *format, va_list arguments)
+{
+    cai_error_t     error;
+    cai_impl_text_t text;
+    (void)cai_error_set(&error, status, "%s", "");
+    text = cai_impl_text_begin(error.message, sizeof(error.message));
+    cai_impl_text_add_list(&text, format, arguments);
+    return cai_impl_refuse(reader, protocol, result, &error);
+}
+
+CAI_IMPL_COLD CAI_IMPL_PRINTF(5, 6) cai_impl_result_t
+    cai_impl_refuse_with(const cai_impl_reader_t *reader, uint32_t protocol, cai_impl_result_t result,
+                         cai_status_t status, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    result = cai_impl_refuse_list(reader, protocol, result, status, format, arguments);
+    va_end(arguments);
+    return result;
+}
+
+/* An integer field by __index__: false with an exception where it is none or does not fit. A bool is no integer here. */
+CAI_IMPL bool cai_impl_read_int64(PyObject *object, int64_t *value)
+{
+    PyObject *index;
+    long long number;
+    if (CAI_IMPL_UNLIKELY(PyBool_Check(object))) {
+        PyErr_SetString(PyExc_TypeError, "a bool is no integer here");
+        return false;
+    }
+    index = PyNumber_Index(object);
+    if (index == NULL)
+        return false;
+    number = PyLong_AsLongLong(index);
+    Py_DECREF(index);
+    *value = number;
+    return number != -1 || PyErr_Occurred() == NULL;
+}
+
+/* The same without a sign: addresses and handles. */
+CAI_IMPL bool cai_impl_read_uint64(PyObject *object, uint64_t *value)
+{
+    PyObject          *index;
+    unsigned long long number;
+    if (CAI_IMPL_UNLIKELY(PyBool_Check(object))) {
+        PyErr_SetString(PyExc_TypeError, "a bool is no integer here");
+        return false;
+    }
+    index = PyNumber_Index(object);
+    if (index == NULL)
+        return false;
+    number = PyLong_AsUnsignedLongLong(index);
+    Py_DECREF(index);
+    *value = number;
+    return number != CAI_IMPL_CAST(unsigned long long, -1) || PyErr_Occurred() == NULL;
+}
+
+/* Kinds of memory where the array would be accepted, host memory that CUDA knows included. */
+CAI_IMPL bool cai_impl_wants_memory(const cai_request_t *request, uint32_t memory)
+{
+    return (cai_request_memory(request) & memory) != 0;
+}
+
+/* Memory of the wrong kind, known before there is a tensor. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_refuse_memory(const cai_impl_reader_t *reader, uint32_t protocol,
+                                                       const char *found)
+{
+    cai_error_t        error;
+    cai_impl_text_t    text;
+    cai_impl_phrases_t phrases;
+    (void)cai_error_set(&error, CAI_ERROR_DEVICE_MISMATCH, "expected an array");
+    text = cai_impl_text_begin(error.message, sizeof(error.message));
+    cai_impl_text_add(&text, "expected an array ");
+    phrases.text = &text;
+    phrases.started = false;
+    cai_impl_phrase_memory(&phrases, cai_request_memory(reader->request));
+    cai_impl_text_add(&text, "; got %s memory", found);
+    return cai_impl_refuse(reader, protocol, CAI_IMPL_UNREADABLE, &error);
+}
+
+/* Memory that a producer calls host memory may be pinned, which only its address tells. Asked only where the answer
+ * matters: where pinned memory would do and plain host memory would not. */
+CAI_IMPL_COLD cai_status_t cai_impl_refine_host(const cai_impl_reader_t *reader, cai_error_t *error)
+{
+    cai_tensor_t *tensor = &reader->view->tensor;
+    cai_device_t  found;
+    cai_status_t  status;
+    if (tensor->data == NULL || !cai_impl_wants_memory(reader->request, CAI_ON_PINNED) ||
+        cai_impl_wants_memory(reader->request, CAI_ON_HOST))
+        return CAI_OK;
+    status = cai_pointer_device(tensor->data, &found, error);
+    if (status == CAI_OK && found.device_type == CAI_DEVICE_CUDA_HOST)
+        tensor->device = found;
+    return status;
+}
+
+/* The device of managed memory is 0 by DLPack's rule; the address tells the real one. */
+CAI_IMPL cai_status_t cai_impl_refine_device(const cai_impl_reader_t *reader, cai_error_t *error)
+{
+    cai_tensor_t *tensor = &reader->view->tensor;
+    cai_device_t  found;
+    cai_status_t  status;
+    if (CAI_IMPL_LIKELY(tensor->device.device_type == CAI_DEVICE_CUDA))
+        return CAI_OK;
+    if (tensor->device.device_type == CAI_DEVICE_CPU)
+        return cai_impl_refine_host(reader, error);
+    if (tensor->device.device_type != CAI_DEVICE_CUDA_MANAGED || tensor->data == NULL)
+        return CAI_OK;
+    status = cai_pointer_device(tensor->data, &found, error);
+    if (status == CAI_OK && found.device_type == CAI_DEVICE_CUDA_MANAGED)
+        tensor->device.device_id = found.device_id;
+    return status;
+}
+
+CAI_IMPL_COLD cai_impl_result_t cai_impl_refuse_request(const cai_impl_reader_t *reader, uint32_t protocol,
+                                                        cai_status_t status)
+{
+    const cai_tensor_t *tensor = &reader->view->tensor;
+    cai_error_t         error;
+    char                source[256];
+    /* The wrong memory, and bytes without a meaning, may be this protocol's view of it only. */
+    const bool other = status == CAI_ERROR_DEVICE_MISMATCH ||
+                       (status == CAI_ERROR_DTYPE_MISMATCH && tensor->dtype.code == CAI_CODE_OPAQUE);
+    cai_impl_source_words(reader, protocol, source, sizeof(source));
+    (void)cai_request_explain(reader->request, tensor, reader->view->flags, NULL, status, source, &error);
+    (void)cai_raise(reader->state, &error);
+    return other ? CAI_IMPL_UNREADABLE : CAI_IMPL_REFUSED;
+}
+
+/* Validate the tensor that is in the view, and bring it into the form that a view promises. */
+CAI_IMPL cai_impl_result_t cai_impl_settle(const cai_impl_reader_t *reader, uint32_t protocol,
+                                           cai_impl_layout_t *layout)
+{
+    cai_error_t  error;
+    cai_status_t status = cai_impl_view_settle(reader->view, layout, &error);
+    if (CAI_IMPL_LIKELY(status == CAI_OK))
+        status = cai_impl_refine_device(reader, &error);
+    return CAI_IMPL_LIKELY(status == CAI_OK) ? CAI_IMPL_READ
+                                             : cai_impl_refuse(reader, protocol, CAI_IMPL_UNREADABLE, &error);
+}
+
+/* The last step of every reader: check a settled view against the request. */
+CAI_IMPL cai_impl_result_t cai_impl_accept(const cai_impl_reader_t *reader, uint32_t protocol,
+                                           const cai_impl_layout_t *layout)
+{
+    const cai_status_t status =
+        cai_impl_check_alone(reader->request, &reader->view->tensor, reader->view->flags, layout);
+    if (CAI_IMPL_UNLIKELY(status != CAI_OK))
+        return cai_impl_refuse_request(reader, protocol, status);
+    reader->view->protocol = protocol;
+    return CAI_IMPL_READ;
+}
+
+/* Give back what the view got from its producer. A deleter may run Python code: it neither sees nor loses the exception
+ * that is set, and one that it leaves behind is printed, since there is nobody to raise it to. */
+CAI_IMPL void cai_impl_give_back(cai_view_t *view)
+{
+    void (*give_back)(cai_view_t *) = view->impl_give_back;
+    PyObject *pending;
+    if (give_back == NULL)
+        return;
+    view->impl_give_back = NULL;
+    pending = PyErr_Occurred() != NULL ? cai_impl_take_exception() : NULL;
+    give_back(view);
+    if (CAI_IMPL_UNLIKELY(PyErr_Occurred() != NULL))
+        PyErr_WriteUnraisable(NULL);
+    if (pending != NULL)
+        cai_impl_set_exception(pending);
+}
+
+/* Drop a reference that a view holds as void *, since the core floor does not know PyObject. */
+CAI_IMPL void cai_impl_drop(void **reference)
+{
+    PyObject *object = CAI_IMPL_CAST(PyObject *, *reference);
+    *reference = NULL;
+    Py_XDECREF(object);
+}
+
+/* A reader that had taken something ends without success. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_abandon(cai_view_t *view, cai_impl_result_t result)
+{
+    cai_impl_give_back(view);
+    cai_impl_drop(&view->impl_mask);
+    cai_impl_drop(&view->impl_descr);
+    view->flags = 0;
+    view->stream = NULL;
+    view->protocol = 0;
+    return result;
+}
+
+/* Note how the producer's work is ordered. Memory without elements has none; pinned memory is seen by host code. */
+CAI_IMPL void cai_impl_set_source(cai_view_t *view, cai_impl_source_t source, cai_stream_t producer)
+{
+    cai_impl_order_record_t *record = &view->impl_order;
+    const int32_t            type = view->tensor.device.device_type;
+    record->producer = producer;
+    record->device_id = view->tensor.device.device_id;
+    record->source = source;
+    if (view->size == 0 || type == CAI_DEVICE_CPU)
+        record->source = CAI_IMPL_SOURCE_READY;
+    else if (type == CAI_DEVICE_CUDA_HOST) {
+        record->source = CAI_IMPL_SOURCE_PINNED;
+        record->device_id = -1;
+    }
+    if (type == CAI_DEVICE_CPU)
+        return;
+    if (source == CAI_IMPL_SOURCE_STREAM)
+        view->flags |= CAI_HAS_STREAM;
+    if (source == CAI_IMPL_SOURCE_SILENT || source == CAI_IMPL_SOURCE_ORDERED)
+        view->flags |= CAI_STREAM_UNKNOWN;
+    view->stream = producer;
+}
+
+#endif /* CAI_READER_H */

@@ -1,0 +1,421 @@
+/**
+ * cai/state.h - what a module has to remember, and how a status becomes an exception.
+ *
+ * A cai_state_t lies in the state of the author's module, as its first or only member, so that several modules, several
+ * interpreters and reloading need no special case and no header has a mutable static:
+ *
+ *   static int module_exec(PyObject *module) { return cai_state_init(cai_module_state(module), module); }
+ *   static PyModuleDef definition = {.m_size = sizeof(cai_state_t), .m_traverse = cai_state_traverse,
+ *                                    .m_clear = cai_state_clear, .m_free = cai_state_free, …};
+ *
+ * An author with more state of his own writes his own slots and calls these from them. Every function here needs an
+ * attached thread state (the GIL).
+ */
+#ifndef CAI_STATE_H
+#define CAI_STATE_H
+
+#include <cai/python_compat.h>
+
+/* X(field, Python name): strings that are interned once per state. */
+#define CAI_IMPL_NAME_LIST(X)                                                                                           \
+    X(CUDA_ARRAY_INTERFACE, "__cuda_array_interface__")                                                                 \
+    X(SHAPE, "shape")                                                                                                   \
+    X(TYPESTR, "typestr")                                                                                               \
+    X(DATA, "data")                                                                                                     \
+    X(VERSION, "version")                                                                                               \
+    X(STRIDES, "strides")                                                                                               \
+    X(STREAM, "stream")                                                                                                 \
+    X(MASK, "mask")                                                                                                     \
+    X(DESCR, "descr")                                                                                                   \
+    X(DLPACK, "__dlpack__")                                                                                             \
+    X(DLPACK_DEVICE, "__dlpack_device__")                                                                               \
+    X(MAX_VERSION, "max_version")                                                                                       \
+    X(EXCHANGE, "__dlpack_c_exchange_api__")                                                                            \
+    X(REQUIRES_GRAD, "requires_grad")                                                                                   \
+    X(IS_CONJ, "is_conj")                                                                                               \
+    X(IS_NEG, "is_neg")                                                                                                 \
+    X(MODULE, "__module__")                                                                                             \
+    X(QUALNAME, "__qualname__")                                                                                         \
+    X(CODE, "code")                                                                                                     \
+    X(NAME, "name")
+
+typedef enum cai_impl_name {
+#define CAI_IMPL_NAME_VALUE(field, text) CAI_IMPL_NAME_##field,
+    CAI_IMPL_NAME_LIST(CAI_IMPL_NAME_VALUE)
+#undef CAI_IMPL_NAME_VALUE
+    CAI_IMPL_NAME_COUNT
+} cai_impl_name_t;
+
+/* What is remembered of an exact type, as a hint for the order of protocols and never as a refusal. The one negative
+ * fact is that a type without an exchange table keeps having none. */
+typedef struct cai_impl_type {
+    PyTypeObject                *type;     /* owned, so that the address cannot mean another type later */
+    const cai_dlpack_exchange_t *exchange; /* NULL: the type has no table */
+    uint32_t                     facts;    /* CAI_IMPL_TYPE_… */
+    uint32_t                     hint;     /* the CAI_VIA_… that served the first object of the type */
+} cai_impl_type_t;
+
+enum {
+    CAI_IMPL_TYPE_TORCH = 1, /* torch.Tensor or a subclass, answered by torch's own table */
+    CAI_IMPL_TYPE_MASKED = 2 /* numpy.ma.MaskedArray or a subclass */
+};
+
+/* Slots of the cache, a power of two, and how many are filled at most: the rest keeps the search short. */
+#define CAI_IMPL_TYPE_SLOTS 128
+#define CAI_IMPL_TYPE_LIMIT 96
+
+/** What a module remembers. Zeroed by Python when the module is made, filled by cai_state_init; no public fields. */
+typedef struct cai_state {
+    PyObject       *impl_names[CAI_IMPL_NAME_COUNT];
+    PyObject       *impl_exceptions[CAI_STATUS_COUNT]; /* NULL: not registered, the builtin base is raised */
+    PyObject       *impl_max_version;                  /* (1, 3) */
+    PyObject       *impl_keywords_stream_version;      /* ("stream", "max_version") */
+    PyObject       *impl_keywords_stream;              /* ("stream",) */
+    PyObject       *impl_keywords_version;             /* ("max_version",) */
+    cai_impl_type_t impl_types[CAI_IMPL_TYPE_SLOTS];
+    int32_t         impl_n_types;
+    uint8_t         impl_types_lock;
+} cai_state_t;
+
+/** One class of a module's own that stands in for one of cai's; see cai_exceptions_t. */
+typedef struct cai_exception_mapping {
+    cai_status_t status;
+    PyObject    *type; /**< borrowed; an exception class */
+} cai_exception_mapping_t;
+
+/** How cai's exceptions appear in a module. All zero: every class of CAI_STATUS_LIST under a new CAIError. */
+typedef struct cai_exceptions {
+    PyObject                      *base;      /**< borrowed; the common base, or NULL for a new class CAIError */
+    uint64_t                       published; /**< bit per status: classes that become module attributes; 0 = all */
+    const cai_exception_mapping_t *mapping;   /**< classes to raise instead of new ones; may be NULL */
+    int32_t                        n_mapping;
+} cai_exceptions_t;
+
+/** The bit of a status in cai_exceptions_t.published. */
+#define CAI_STATUS_BIT(status) (UINT64_C(1) << (status))
+
+/** Prepare a zeroed state for `module`. 0, or -1 with an exception; the module's clear and free slots then clean up. */
+CAI_API CAI_NODISCARD int cai_state_init(cai_state_t *state, PyObject *module);
+/** The state of a module whose m_size begins with a cai_state_t; NULL before Python has allocated it. */
+CAI_API cai_state_t *cai_module_state(PyObject *module);
+
+/** For m_traverse, m_clear and m_free of a PyModuleDef. Harmless before cai_state_init and after a failed one. */
+CAI_API int  cai_state_traverse(PyObject *module, visitproc visit, void *argument);
+CAI_API int  cai_state_clear(PyObject *module);
+CAI_API void cai_state_free(void *module);
+
+/**
+ * Create the exception classes and add them to the module: CAIError and, under it, one class per status, each also
+ * derived from the builtin that Python people expect. Never called, the builtins themselves are raised. `exceptions`
+ * (NULL: all defaults) says what differs. 0, or -1 with an exception; may be called again.
+ */
+CAI_API CAI_NODISCARD int cai_register_exceptions(cai_state_t *state, PyObject *module,
+                                                  const cai_exceptions_t *exceptions);
+
+/** The class that is raised for a status (borrowed); `state` NULL: the builtin base. */
+CAI_API PyObject *cai_exception_type(cai_state_t *state, cai_status_t status);
+
+/**
+ * Raise `error` as an exception: the one place where a status becomes one. CudaCallError gets the attributes `code` and
+ * `name`. An exception that is already set becomes the new one's cause. Returns -1.
+ */
+CAI_API int cai_raise(cai_state_t *state, const cai_error_t *error);
+
+/* ---------------------------------------------------------------------------------------------------- bodies ---- */
+
+CAI_API cai_state_t *cai_module_state(PyObject *module)
+{
+    return CAI_IMPL_CAST(cai_state_t *, PyModule_GetState(module));
+}
+
+CAI_IMPL PyObject *cai_impl_name(const cai_state_t *state, cai_impl_name_t name)
+{
+    return state->impl_names[name];
+}
+
+CAI_IMPL_COLD int cai_impl_intern_names(cai_state_t *state)
+{
+    static const char *const names[CAI_IMPL_NAME_COUNT] = {
+#define CAI_IMPL_NAME_TEXT(field, text) text,
+        CAI_IMPL_NAME_LIST(CAI_IMPL_NAME_TEXT)
+#undef CAI_IMPL_NAME_TEXT
+    };
+    for (int i = 0; i < CAI_IMPL_NAME_COUNT; i++) {
+        state->impl_names[i] = PyUnicode_InternFromString(names[i]);
+        if (state->impl_names[i] == NULL)
+            return -1;
+    }
+    return 0;
+}
+
+CAI_API int cai_state_init(cai_state_t *state, PyObject *module)
+{
+    (void)module;
+    if (cai_impl_intern_names(state) < 0)
+        return -1;
+    state->impl_max_version = Py_BuildValue("(ii)", CAI_DLPACK_MAJOR, CAI_DLPACK_MINOR);
+    state->impl_keywords_stream_version =
+        PyTuple_Pack(2, cai_impl_name(state, CAI_IMPL_NAME_STREAM), cai_impl_name(state, CAI_IMPL_NAME_MAX_VERSION));
+    state->impl_keywords_stream = PyTuple_Pack(1, cai_impl_name(state, CAI_IMPL_NAME_STREAM));
+    state->impl_keywords_version = PyTuple_Pack(1, cai_impl_name(state, CAI_IMPL_NAME_MAX_VERSION));
+    return state->impl_max_version == NULL || state->impl_keywords_stream_version == NULL ||
+                   state->impl_keywords_stream == NULL || state->impl_keywords_version == NULL
+               ? -1
+               : 0;
+}
+
+CAI_API int cai_state_traverse(PyObject *module, visitproc visit, void *argument)
+{
+    cai_state_t *state = cai_module_state(module);
+    if (state == NULL)
+        return 0;
+    for (int i = 0; i < CAI_STATUS_COUNT; i++) {
+        const int result = state->impl_exceptions[i] == NULL ? 0 : visit(state->impl_exceptions[i], argument);
+        if (result != 0)
+            return result;
+    }
+    for (int i = 0; i < CAI_IMPL_TYPE_SLOTS; i++) {
+        PyTypeObject *type = state->impl_types[i].type;
+        const int     result = type == NULL ? 0 : visit(CAI_IMPL_BITS(PyObject *, type), argument);
+        if (result != 0)
+            return result;
+    }
+    return 0;
+}
+
+CAI_API int cai_state_clear(PyObject *module)
+{
+    cai_state_t *state = cai_module_state(module);
+    if (state == NULL)
+        return 0;
+    for (int i = 0; i < CAI_IMPL_NAME_COUNT; i++)
+        Py_CLEAR(state->impl_names[i]);
+    for (int i = 0; i < CAI_STATUS_COUNT; i++)
+        Py_CLEAR(state->impl_exceptions[i]);
+    Py_CLEAR(state->impl_max_version);
+    Py_CLEAR(state->impl_keywords_stream_version);
+    Py_CLEAR(state->impl_keywords_stream);
+    Py_CLEAR(state->impl_keywords_version);
+    state->impl_n_types = 0;
+    for (int i = 0; i < CAI_IMPL_TYPE_SLOTS; i++)
+        Py_CLEAR(state->impl_types[i].type);
+    return 0;
+}
+
+CAI_API void cai_state_free(void *module)
+{
+    (void)cai_state_clear(CAI_IMPL_CAST(PyObject *, module));
+}
+
+/* ------------------------------------------------------------------------------------------------ exceptions ---- */
+
+CAI_IMPL_COLD PyObject *cai_impl_builtin_base(cai_status_t status)
+{
+    const char *name = cai_status_base(status);
+    if (name == NULL)
+        return PyExc_RuntimeError;
+    switch (name[0]) {
+    case 'B': return PyExc_BufferError;
+    case 'M': return PyExc_MemoryError;
+    case 'T': return PyExc_TypeError;
+    case 'V': return PyExc_ValueError;
+    default: return PyExc_RuntimeError;
+    }
+}
+
+CAI_API PyObject *cai_exception_type(cai_state_t *state, cai_status_t status)
+{
+    PyObject *type = state == NULL || status <= CAI_OK || status >= CAI_STATUS_COUNT ? NULL
+                                                                                    : state->impl_exceptions[status];
+    return type != NULL ? type : cai_impl_builtin_base(status);
+}
+
+/* "module.Name", so that a traceback says where the class comes from. Empty on failure, with an exception. */
+CAI_IMPL_COLD int cai_impl_qualify(PyObject *module, const char *name, char *text, size_t size)
+{
+    const char *module_name = PyModule_GetName(module);
+    if (module_name == NULL)
+        return -1;
+    snprintf(text, size, "%s.%s", module_name, name);
+    return 0;
+}
+
+/* A new exception class below one or two bases: a new reference, or NULL with an exception. */
+CAI_IMPL_COLD PyObject *cai_impl_new_exception(PyObject *module, const char *name, const char *doc, PyObject *base,
+                                               PyObject *second_base)
+{
+    char      qualified[256];
+    PyObject *bases, *type;
+    if (cai_impl_qualify(module, name, qualified, sizeof(qualified)) < 0)
+        return NULL;
+    bases = second_base == NULL ? PyTuple_Pack(1, base) : PyTuple_Pack(2, base, second_base);
+    if (bases == NULL)
+        return NULL;
+    type = PyErr_NewExceptionWithDoc(qualified, doc, bases, NULL);
+    Py_DECREF(bases);
+    return type;
+}
+
+/* The class that the author maps a status to (a new reference), NULL without an exception if he does not. */
+CAI_IMPL_COLD PyObject *cai_impl_mapped_exception(const cai_exceptions_t *exceptions, cai_status_t status)
+{
+    for (int32_t i = 0; i < exceptions->n_mapping; i++) {
+        PyObject *type = exceptions->mapping[i].type;
+        if (exceptions->mapping[i].status != status)
+            continue;
+        if (PyExceptionClass_Check(type))
+            return Py_NewRef(type);
+        PyErr_Format(PyExc_TypeError, "the class mapped to %s must be an exception class, not %R",
+                     cai_status_exception(status), type);
+        return NULL;
+    }
+    return NULL;
+}
+
+/* Create, or take over, the class of one status, and publish it. */
+CAI_IMPL_COLD int cai_impl_register_exception(cai_state_t *state, PyObject *module, PyObject *base,
+                                              const cai_exceptions_t *exceptions, cai_status_t status)
+{
+    const char *name = cai_status_exception(status);
+    PyObject   *type = cai_impl_mapped_exception(exceptions, status), *old;
+    if (type == NULL && PyErr_Occurred() == NULL)
+        type = cai_impl_new_exception(module, name, cai_status_doc(status), base, cai_impl_builtin_base(status));
+    if (type == NULL)
+        return -1;
+    old = state->impl_exceptions[status];
+    state->impl_exceptions[status] = type;
+    Py_XDECREF(old);
+    if (exceptions->published != 0 && (exceptions->published & CAI_STATUS_BIT(status)) == 0)
+        return 0;
+    return PyModule_AddObjectRef(module, name, type);
+}
+
+/* The common base: a new reference, or NULL with an exception. */
+CAI_IMPL_COLD PyObject *cai_impl_base_exception(PyObject *module, const cai_exceptions_t *exceptions)
+{
+    PyObject *base;
+    if (exceptions->base != NULL && PyExceptionClass_Check(exceptions->base))
+        return Py_NewRef(exceptions->base);
+    if (exceptions->base != NULL) {
+        PyErr_Format(PyExc_TypeError, "the base of the exceptions must be an exception class, not %R", exceptions->base);
+        return NULL;
+    }
+    base = cai_impl_new_exception(module, "CAIError", "Base class of the errors in exchanging arrays.", PyExc_Exception,
+                                  NULL);
+    if (base != NULL && PyModule_AddObjectRef(module, "CAIError", base) < 0)
+        Py_CLEAR(base);
+    return base;
+}
+
+CAI_API int cai_register_exceptions(cai_state_t *state, PyObject *module, const cai_exceptions_t *exceptions)
+{
+    cai_exceptions_t defaults;
+    PyObject        *base;
+    int              result = 0;
+    if (exceptions == NULL) {
+        memset(&defaults, 0, sizeof(defaults));
+        exceptions = &defaults;
+    }
+    base = cai_impl_base_exception(module, exceptions);
+    if (base == NULL)
+        return -1;
+    for (int status = CAI_OK + 1; result == 0 && status < CAI_ERROR_MEMORY; status++)
+        result = cai_impl_register_exception(state, module, base, exceptions, CAI_IMPL_CAST(cai_status_t, status));
+    Py_DECREF(base);
+    return result;
+}
+
+/* Set `code` and `name` of a CudaCallError. An old exception class without a __dict__ goes without them. */
+CAI_IMPL_COLD int cai_impl_add_cuda_code(cai_state_t *state, PyObject *exception, const cai_error_t *error)
+{
+    PyObject *code = PyLong_FromLong(error->cuda_code);
+    PyObject *name = PyUnicode_FromString(error->cuda_name == NULL ? "" : error->cuda_name);
+    int       result = -1;
+    if (code != NULL && name != NULL)
+        result = PyObject_SetAttr(exception, cai_impl_name(state, CAI_IMPL_NAME_CODE), code);
+    if (result == 0)
+        result = PyObject_SetAttr(exception, cai_impl_name(state, CAI_IMPL_NAME_NAME), name);
+    Py_XDECREF(code);
+    Py_XDECREF(name);
+    return result;
+}
+
+/* A new exception object, or NULL with the exception that came of the attempt. */
+CAI_IMPL_COLD PyObject *cai_impl_new_error(cai_state_t *state, const cai_error_t *error)
+{
+    PyObject *exception = NULL, *message = PyUnicode_DecodeUTF8(error->message,
+                                                                CAI_IMPL_CAST(Py_ssize_t, strlen(error->message)),
+                                                                "replace");
+    if (message != NULL)
+        exception = PyObject_CallFunctionObjArgs(cai_exception_type(state, error->status), message, NULL);
+    Py_XDECREF(message);
+    if (exception != NULL && error->status == CAI_ERROR_CUDA_CALL && state != NULL &&
+        cai_impl_add_cuda_code(state, exception, error) < 0)
+        Py_CLEAR(exception);
+    return exception;
+}
+
+CAI_API int cai_raise(cai_state_t *state, const cai_error_t *error)
+{
+    PyObject *cause = cai_impl_take_exception(), *exception;
+    if (error->status == CAI_ERROR_MEMORY) {
+        Py_XDECREF(cause);
+        PyErr_NoMemory();
+        return -1;
+    }
+    exception = cai_impl_new_error(state, error);
+    if (exception == NULL) {
+        Py_XDECREF(cause);
+        return -1;
+    }
+    if (cause != NULL) {
+        PyException_SetCause(exception, Py_NewRef(cause)); /* steals */
+        PyException_SetContext(exception, cause);          /* steals */
+    }
+    PyErr_SetObject(CAI_IMPL_BITS(PyObject *, Py_TYPE(exception)), exception);
+    Py_DECREF(exception);
+    return -1;
+}
+
+/* ------------------------------------------------------------------------------------------------ type cache ---- */
+
+CAI_IMPL size_t cai_impl_type_slot(const PyTypeObject *type)
+{
+    return (CAI_IMPL_BITS(uintptr_t, type) >> 4) * 0x9E3779B97F4A7C15u >> 57;
+}
+CAI_IMPL_STATIC_ASSERT(CAI_IMPL_TYPE_SLOTS == 1 << 7, "cai_impl_type_slot gives seven bits");
+
+/* The published entry of an exact type, or NULL. It never changes and lives as long as the state. */
+CAI_IMPL const cai_impl_type_t *cai_impl_type_find(const cai_state_t *state, const PyTypeObject *type)
+{
+    for (size_t slot = cai_impl_type_slot(type);; slot = (slot + 1) % CAI_IMPL_TYPE_SLOTS) {
+        const cai_impl_type_t *entry = &state->impl_types[slot];
+        const PyTypeObject    *found = __atomic_load_n(&entry->type, __ATOMIC_ACQUIRE);
+        if (found == type)
+            return entry;
+        if (found == NULL)
+            return NULL;
+    }
+}
+
+/* Publish what is known of a type, unless somebody else did or the cache is full. Runs no Python code. */
+CAI_IMPL_COLD void cai_impl_type_publish(cai_state_t *state, const cai_impl_type_t *known)
+{
+    size_t slot = cai_impl_type_slot(known->type);
+    while (__atomic_test_and_set(&state->impl_types_lock, __ATOMIC_ACQUIRE)) {
+    }
+    while (state->impl_types[slot].type != NULL && state->impl_types[slot].type != known->type)
+        slot = (slot + 1) % CAI_IMPL_TYPE_SLOTS;
+    if (state->impl_types[slot].type == NULL && state->impl_n_types < CAI_IMPL_TYPE_LIMIT) {
+        cai_impl_type_t *entry = &state->impl_types[slot];
+        state->impl_n_types++;
+        Py_INCREF(CAI_IMPL_BITS(PyObject *, known->type));
+        entry->exchange = known->exchange;
+        entry->facts = known->facts;
+        entry->hint = known->hint;
+        __atomic_store_n(&entry->type, known->type, __ATOMIC_RELEASE);
+    }
+    __atomic_clear(&state->impl_types_lock, __ATOMIC_RELEASE);
+}
+
+#endif /* CAI_STATE_H */

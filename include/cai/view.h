@@ -1,0 +1,153 @@
+/**
+ * cai/view.h - cai_view_t: an array that was borrowed from its producer, between acquire and release.
+ *
+ * A view lives where its author puts it (the stack, as a rule), about 1.3 kB each, and needs no initialisation before an
+ * acquire. Its shape and strides are its own copy, taken before they were checked; `tensor.shape` and `tensor.strides`
+ * point into the view itself, so a view is never copied by value. cai_view_acquire and cai_view_release are in object.h.
+ */
+#ifndef CAI_VIEW_H
+#define CAI_VIEW_H
+
+#include <cai/order.h>
+#include <cai/request.h>
+
+/** Words that hold a Py_buffer; python_compat.h checks that they do. */
+#define CAI_IMPL_BUFFER_WORDS 12
+
+typedef struct cai_view {
+    /** data is the first element (byte_offset is 0), NULL without elements; strides count elements, never NULL. */
+    cai_tensor_t tensor;
+    /** Where to launch: the producer's stream, or that of cai_order_wait; NULL for host memory. */
+    cai_stream_t stream;
+    /** CAI_READONLY, CAI_COPIED, CAI_SUBBYTE_PADDED, CAI_HAS_STREAM, CAI_STREAM_UNKNOWN. */
+    uint32_t flags;
+    /** The CAI_VIA_… by which the array came; 0 when the view holds nothing. */
+    uint32_t protocol;
+    /** Number of elements. */
+    int64_t size;
+
+    /* Private: what is given back at release, and what an acquire in several steps remembers. */
+    cai_impl_order_record_t impl_order;
+    void                   *impl_object;                    /* PyObject, owned: the producer's object */
+    void                   *impl_mask, *impl_descr;         /* PyObject, owned, or NULL */
+    void                   *impl_interface, *impl_failure;  /* PyObject, owned, NULL after the acquire */
+    const cai_dlpack_exchange_t *impl_exchange;             /* of the object's type, or NULL */
+    uint32_t                     impl_facts, impl_hint;     /* what is known of its type */
+    uint32_t                     impl_progress;             /* how far the acquire is */
+    void (*impl_give_back)(struct cai_view *);              /* of the protocol, for impl_managed or impl_buffer; or NULL */
+    void    *impl_managed;
+    uint64_t impl_buffer[CAI_IMPL_BUFFER_WORDS];
+    int64_t  impl_shape[CAI_MAX_NDIM], impl_strides[CAI_MAX_NDIM];
+} cai_view_t;
+
+/** Write "CUDA Array Interface", "DLPack" …: the name of one CAI_VIA_… protocol. Static storage. */
+CAI_API const char *cai_protocol_name(uint32_t protocol);
+
+/* ---------------------------------------------------------------------------------------------------- bodies ---- */
+
+CAI_API const char *cai_protocol_name(uint32_t protocol)
+{
+    switch (protocol) {
+    case CAI_VIA_EXCHANGE: return "DLPack exchange API";
+    case CAI_VIA_BUFFER: return "buffer protocol";
+    case CAI_VIA_CUDA_ARRAY_INTERFACE:
+    case CAI_VIA_CUDA_ARRAY_INTERFACE_3: return "CUDA Array Interface";
+    case CAI_VIA_DLPACK: return "DLPack";
+    default: return "no protocol";
+    }
+}
+
+/* A view that holds nothing: releasing it is harmless. */
+CAI_IMPL void cai_impl_view_reset(cai_view_t *view)
+{
+    view->protocol = 0;
+    view->flags = 0;
+    view->stream = NULL;
+    view->impl_object = view->impl_mask = view->impl_descr = NULL;
+    view->impl_interface = view->impl_failure = NULL;
+    view->impl_give_back = NULL;
+    view->tensor.shape = view->impl_shape;
+    view->tensor.strides = view->impl_strides;
+    view->impl_order.source = CAI_IMPL_SOURCE_READY;
+    view->impl_order.mode = CAI_ORDER_NONE;
+}
+
+/* Start a tensor of `ndim` dimensions, whose shape and strides the caller then writes to the view's own arrays. */
+CAI_IMPL cai_status_t cai_impl_view_start(cai_view_t *view, void *data, cai_device_t device, cai_dtype_t dtype,
+                                          int64_t ndim, cai_error_t *error)
+{
+    cai_tensor_t *tensor = &view->tensor;
+    tensor->data = data;
+    tensor->device = device;
+    tensor->dtype = dtype;
+    tensor->ndim = ndim < 0 || ndim > CAI_MAX_NDIM ? -1 : CAI_IMPL_CAST(int32_t, ndim);
+    tensor->byte_offset = 0;
+    if (CAI_IMPL_UNLIKELY(tensor->ndim < 0))
+        return cai_error_set(error, CAI_ERROR_INVALID_SHAPE, "the number of dimensions must be 0 to %d: it is %lld",
+                             CAI_MAX_NDIM, CAI_IMPL_CAST(long long, ndim));
+    return cai_impl_header_check(tensor, error);
+}
+
+CAI_IMPL_COLD cai_status_t cai_impl_stride_refused(int32_t dimension, int64_t bytes, int64_t itemsize,
+                                                   cai_error_t *error)
+{
+    return cai_error_set(error, CAI_ERROR_INVALID_STRIDES,
+                         "the stride of dimension %d, %lld bytes, is no multiple of the item size, %lld", dimension,
+                         CAI_IMPL_CAST(long long, bytes), CAI_IMPL_CAST(long long, itemsize));
+}
+
+/* Set one stride that a producer tells in bytes; the shape is there already. Where an extent is 1 or less the stride
+ * means nothing, and producers put anything there. */
+CAI_IMPL cai_status_t cai_impl_view_set_byte_stride(cai_view_t *view, int32_t dimension, int64_t bytes,
+                                                    cai_error_t *error)
+{
+    const int64_t itemsize = cai_dtype_itemsize(view->tensor.dtype);
+    view->impl_strides[dimension] = bytes / itemsize;
+    if (CAI_IMPL_UNLIKELY(view->impl_strides[dimension] * itemsize != bytes && view->impl_shape[dimension] > 1))
+        return cai_impl_stride_refused(dimension, bytes, itemsize, error);
+    return CAI_OK;
+}
+
+/* Copy a producer's tensor, which may lie and may change later, into the view. */
+CAI_IMPL cai_status_t cai_impl_view_copy(cai_view_t *view, const cai_tensor_t *source, cai_error_t *error)
+{
+    cai_status_t status =
+        cai_impl_view_start(view, source->data, source->device, source->dtype, source->ndim, error);
+    if (CAI_IMPL_UNLIKELY(status != CAI_OK))
+        return status;
+    if (CAI_IMPL_UNLIKELY(source->shape == NULL && source->ndim > 0))
+        return cai_impl_tensor_incomplete(source, error);
+    view->tensor.byte_offset = source->byte_offset;
+    for (int32_t i = 0; i < source->ndim; i++)
+        view->impl_shape[i] = source->shape[i];
+    if (source->strides == NULL) {
+        cai_c_contiguous_strides(source->ndim, view->impl_shape, view->impl_strides);
+        return CAI_OK;
+    }
+    for (int32_t i = 0; i < source->ndim; i++)
+        view->impl_strides[i] = source->strides[i];
+    return CAI_OK;
+}
+
+/* Validate what was copied, and bring it into the form that the view promises. */
+CAI_IMPL cai_status_t cai_impl_view_settle(cai_view_t *view, cai_impl_layout_t *layout, cai_error_t *error)
+{
+    cai_tensor_t *tensor = &view->tensor;
+    cai_status_t  status = cai_impl_layout_find(tensor, layout, error);
+    if (CAI_IMPL_UNLIKELY(status != CAI_OK))
+        return status;
+    view->size = layout->size;
+    if (CAI_IMPL_UNLIKELY(layout->size == 0)) {
+        /* Producers leave anything here: 0, a stale address, the address of a neighbour. */
+        tensor->data = NULL;
+        tensor->byte_offset = 0;
+        return CAI_OK;
+    }
+    if (CAI_IMPL_UNLIKELY(tensor->data == NULL))
+        return cai_impl_tensor_incomplete(tensor, error);
+    tensor->data = cai_tensor_data(tensor);
+    tensor->byte_offset = 0;
+    return CAI_OK;
+}
+
+#endif /* CAI_VIEW_H */
