@@ -315,7 +315,7 @@ CAI_IMPL cai_impl_result_t cai_impl_dlpack_read_with(const cai_impl_reader_t *re
 /* Read an object by __dlpack__, for work on stream `consumer` (of cai_order_wait and cai_order_adopt). */
 CAI_IMPL cai_impl_result_t cai_impl_dlpack_read(const cai_impl_reader_t *reader, cai_stream_t consumer)
 {
-    cai_device_t      device;
+    cai_device_t      device = cai_impl_device(0, -1);
     PyObject         *method;
     cai_impl_result_t result;
     int               found;
