@@ -385,7 +385,7 @@ CAI_API int cai_call_begin(cai_call_t *call, cai_state_t *state, cai_order_t ord
     call->impl_state = state;
     call->impl_views = views;
     call->impl_n = n;
-    call->impl_guard.changed = false;
+    call->impl_guard.previous = -1;
     begin.call = call;
     begin.order = order;
     begin.requests = requests;

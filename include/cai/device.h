@@ -14,10 +14,9 @@
 #endif
 #include <cai/tensor.h>
 
-/** A device made current for a while, and the one that was current before. All zero: nothing to restore. */
+/** A device made current for a while: remembers the one that was current before. */
 typedef struct cai_device_guard {
-    int32_t previous; /**< the device to go back to */
-    bool    changed;
+    int32_t previous; /**< the device to go back to; -1: nothing to restore */
 } cai_device_guard_t;
 
 /**
@@ -78,7 +77,7 @@ CAI_API cai_status_t cai_device_guard_enter(cai_device_guard_t *guard, int32_t d
 {
     (void)device_id;
     (void)error;
-    guard->changed = false;
+    guard->previous = -1;
     return CAI_OK;
 }
 
@@ -135,7 +134,7 @@ CAI_API cai_status_t cai_device_guard_enter(cai_device_guard_t *guard, int32_t d
 {
     int32_t      current;
     cai_status_t status;
-    guard->changed = false;
+    guard->previous = -1;
     status = cai_current_device(&current, error);
     if (status != CAI_OK || current == device_id)
         return status;
@@ -143,16 +142,14 @@ CAI_API cai_status_t cai_device_guard_enter(cai_device_guard_t *guard, int32_t d
     if (status != CAI_OK)
         return status;
     guard->previous = current;
-    guard->changed = true;
     return CAI_OK;
 }
 
 CAI_API cai_status_t cai_device_guard_leave(cai_device_guard_t *guard, cai_error_t *error)
 {
-    if (!guard->changed)
-        return CAI_OK;
-    guard->changed = false;
-    return cai_cuda_status(CAI_CUDA(cudaSetDevice)(guard->previous), "cudaSetDevice", error);
+    const int32_t previous = guard->previous;
+    guard->previous = -1;
+    return previous < 0 ? CAI_OK : cai_cuda_status(CAI_CUDA(cudaSetDevice)(previous), "cudaSetDevice", error);
 }
 
 #endif

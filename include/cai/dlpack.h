@@ -229,7 +229,7 @@ CAI_IMPL cai_impl_result_t cai_impl_dlpack_read_device(const cai_impl_reader_t *
                                                        cai_device_t device, cai_stream_t consumer)
 {
     cai_impl_dlpack_question_t question = cai_impl_dlpack_prepare(reader->order.mode, consumer);
-    cai_device_guard_t         guard = {0, false};
+    cai_device_guard_t         guard = {-1};
     PyObject                  *capsule = NULL;
     cai_error_t                error;
     cai_impl_result_t          result = cai_impl_dlpack_check_capture(reader, device, &question);

@@ -79,7 +79,7 @@ CAI_IMPL cai_impl_wait_t cai_impl_wait_after(const cai_impl_order_record_t *reco
 CAI_IMPL cai_status_t cai_impl_stream_guard_enter(cai_device_guard_t *guard, cai_stream_t stream, int32_t device_id,
                                                   cai_error_t *error)
 {
-    guard->changed = false;
+    guard->previous = -1;
     if (CAI_IMPL_BITS(uint64_t, stream) > 2 || device_id < 0)
         return CAI_OK;
     return cai_device_guard_enter(guard, device_id, error);

@@ -447,7 +447,8 @@ CAI_IMPL_COLD void cai_impl_add_wish(cai_impl_text_t *text, const cai_request_t 
     cai_impl_phrase_shape(&phrases, request, shared);
     cai_impl_phrase_first(&phrases, request, shared);
     cai_impl_phrase_layout(&phrases, request);
-    if (status == CAI_ERROR_DEVICE_MISMATCH)
+    if (status == CAI_ERROR_DEVICE_MISMATCH &&
+        (cai_device_memory(tensor->device.device_type) & cai_request_memory(request)) == 0)
         cai_impl_phrase_memory(&phrases, cai_request_memory(request));
     if (status == CAI_ERROR_LAYOUT_MISMATCH && !cai_tensor_is_aligned(tensor))
         cai_impl_phrase(&phrases, "aligned to %lld bytes",
