@@ -1,4 +1,5 @@
-/* pycai.c - a complete extension module on cai, to copy and change: saxpy(s, x, y, a=2.0) for arrays of any library. */
+/* pycai.c - a complete extension module on cai, to copy and change: saxpy(s, x, y, a=2.0) computes with the arrays of any
+ * library, describe(array) tells what cai sees of one. */
 #include <cai/cai.h>
 
 #include "saxpy.h"
@@ -150,23 +151,84 @@ static PyObject *saxpy(PyObject *module, PyObject *const *args, Py_ssize_t nargs
     return cai_call_end(&call, compute(state, &call, views, a) < 0 ? NULL : Py_NewRef(Py_None));
 }
 
+/* --------------------------------------------------------------------------------------------------- describe() */
+
+/* A shape, or strides, as a tuple. */
+static PyObject *integers(int32_t n, const int64_t *numbers)
+{
+    PyObject *tuple = PyTuple_New(n);
+    for (int32_t i = 0; tuple != NULL && i < n; i++) {
+        PyObject *number = PyLong_FromLongLong(numbers[i]);
+        if (number == NULL)
+            Py_CLEAR(tuple);
+        else
+            PyTuple_SET_ITEM(tuple, i, number);
+    }
+    return tuple;
+}
+
+/* What the view knows of work that its producer may still have in flight. */
+static const char *order_of(const cai_view_t *view)
+{
+    if ((view->flags & CAI_HAS_STREAM) != 0)
+        return "producer's stream";
+    return (view->flags & CAI_STREAM_UNKNOWN) != 0 ? "legacy stream" : "none needed";
+}
+
+static PyObject *stream_of(const cai_view_t *view)
+{
+    if (view->stream == NULL)
+        return Py_NewRef(Py_None);
+    return PyLong_FromUnsignedLongLong(cai_stream_to_handle(view->stream));
+}
+
+static PyObject *description_of(const cai_view_t *view)
+{
+    const cai_tensor_t *tensor = &view->tensor;
+    char                dtype[CAI_DTYPE_NAME_SIZE], memory[32];
+    return Py_BuildValue("{s:s,s:s,s:i,s:s,s:N,s:N,s:O,s:s,s:N,s:K}", "protocol", cai_protocol_name(view->protocol),
+                         "memory", cai_device_words(tensor->device.device_type, memory), "device",
+                         tensor->device.device_id, "dtype", cai_dtype_name(tensor->dtype, dtype), "shape",
+                         integers(tensor->ndim, tensor->shape), "strides", integers(tensor->ndim, tensor->strides),
+                         "read_only", (view->flags & CAI_READONLY) != 0 ? Py_True : Py_False, "order", order_of(view),
+                         "stream", stream_of(view), "pointer", (unsigned long long)(uintptr_t)tensor->data);
+}
+
+PyDoc_STRVAR(describe_doc, "describe(array)\n--\n\n"
+                           "What cai sees of an array, as a dict: protocol, memory, device, dtype, shape, strides (in\n"
+                           "elements), read_only, order (how work on it is ordered behind its producer's), stream (where\n"
+                           "that work goes, None for host memory) and pointer.");
+
+static PyObject *describe(PyObject *module, PyObject *array)
+{
+    static const cai_request_t anything = {.name = "array", .memory = CAI_ANYWHERE, .require = CAI_UNUSUAL_DTYPE_OK};
+    cai_view_t                 view;
+    PyObject                  *description;
+    if (cai_view_acquire(cai_module_state(module), array, &anything, cai_order_adopt(), &view) < 0)
+        return NULL;
+    description = description_of(&view);
+    (void)cai_view_release(&view); /* nothing was enqueued, so that there is nothing to go wrong */
+    return description;
+}
+
 /* ------------------------------------------------------------------------------------------------------- module */
 
 static PyMethodDef methods[] = {
     {"saxpy", (PyCFunction)(void (*)(void))saxpy, METH_FASTCALL | METH_KEYWORDS, saxpy_doc},
+    {"describe", describe, METH_O, describe_doc},
     {NULL, NULL, 0, NULL},
 };
 
 static int module_exec(PyObject *module)
 {
     cai_state_t *state = cai_module_state(module);
-    if (cai_state_init(state, module) < 0)
+    if (cai_state_init(state, module) < 0 || cai_register_exceptions(state, module, NULL) < 0)
         return -1;
-    return cai_register_exceptions(state, module, NULL);
+    return PyModule_AddObjectRef(module, "has_kernel", (MEMORY & CAI_ON_CUDA) != 0 ? Py_True : Py_False);
 }
 
 static PyModuleDef_Slot slots[] = {
-    {Py_mod_exec, (void *)module_exec},
+    {Py_mod_exec, (void *)(uintptr_t)module_exec},
 #if PY_VERSION_HEX >= 0x030C0000
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
 #endif
@@ -179,7 +241,7 @@ static PyModuleDef_Slot slots[] = {
 static PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "pycai",
-    .m_doc = "saxpy on the arrays of any library, by cai.",
+    .m_doc = "saxpy on the arrays of any library, and a description of them, by cai. has_kernel: whether GPU arrays too.",
     .m_size = sizeof(cai_state_t),
     .m_methods = methods,
     .m_slots = slots,

@@ -1,0 +1,412 @@
+"""Runs pycai.saxpy on every kind of array that this machine has, and prints what came of it; examples/run calls it.
+
+Each row is one call s = a x + y. It is right if the values are, if the memory that the function saw is the array's own
+(no copy), and if no array is referenced more or less often afterwards. A row that is wrong makes the exit status 1.
+"""
+
+import array
+import contextlib
+import gc
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pycai
+
+A = 2.5
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
+@dataclass
+class Row:
+    """One call. `read` makes a NumPy array of s, `pointer` is where the library says that s lies, `run` calls saxpy, and
+    `stream` is the library's context of a stream that all of it happens on."""
+
+    producer: str
+    s: Any
+    x: Any
+    y: Any
+    expected: Any = None
+    read: Callable = np.asarray
+    pointer: int | None = None
+    refused: type | None = None
+    run: Callable = lambda row: pycai.saxpy(row.s, row.x, row.y, a=A)
+    stream: Callable = contextlib.nullcontext
+
+
+def values(shape, dtype="float32"):
+    """Two arrays of inputs, and what saxpy makes of them."""
+    rng = np.random.default_rng(1)
+    x, y = rng.random(shape).astype(dtype), rng.random(shape).astype(dtype)
+    return x, y, np.asarray(A * x.astype("float64") + y)
+
+
+def optional(name):
+    """A module, or None where it is not installed or cannot be used here."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # a library whose own libraries are missing may raise anything
+        missing[name] = (
+            "not installed" if isinstance(error, ModuleNotFoundError) else f"{type(error).__name__} on import"
+        )
+        return None
+
+
+missing = {}
+
+# --------------------------------------------------------------------------------------------------------- host memory
+
+
+def numpy_row(what, cut, shape, dtype="float32"):
+    """Arrays cut out of larger ones, so that they are laid out as `cut` says."""
+    x, y, _ = values(shape, dtype)
+    s = cut(np.zeros_like(x))
+    x, y = cut(x), cut(y)
+    return Row(f"NumPy, {what}", s, x, y, A * x.astype("float64") + y, pointer=s.ctypes.data if s.size else None)
+
+
+def numpy_rows():
+    yield numpy_row("float32", lambda a: a, (4, 5, 6))
+    yield numpy_row("float64", lambda a: a, (4, 5, 6), "float64")
+    yield numpy_row("Fortran order", np.asfortranarray, (4, 5, 6))
+    yield numpy_row("transposed", lambda a: a.transpose(2, 0, 1), (4, 5, 6))
+    yield numpy_row("negative strides", lambda a: a[::-1, :, ::-1], (4, 5, 6))
+    yield numpy_row("strided slices", lambda a: a[1:, ::2, 1::3], (4, 5, 6))
+    yield numpy_row("0-d", lambda a: a, ())
+    yield numpy_row("empty", lambda a: a[:0], (4, 5))
+    x, y, expected = values((5, 6))
+    s = np.zeros_like(x)
+    yield Row("NumPy, three orders", s, np.asfortranarray(x), y[::-1].copy()[::-1], expected, pointer=s.ctypes.data)
+    s = np.zeros_like(x)
+    s.flags.writeable = False
+    yield Row("NumPy, read-only s", s, x, y, refused=pycai.ReadOnlyAccessError)
+    yield Row("NumPy, int32 s", np.zeros((5, 6), "int32"), x, y, refused=pycai.DtypeMismatchError)
+
+
+def standard_library_rows():
+    for code, dtype in (("f", "float32"), ("d", "float64")):
+        x, y, expected = values(7, dtype)
+        s = array.array(code, bytes(x.nbytes))
+        yield Row(
+            f"array.array('{code}')",
+            s,
+            array.array(code, x),
+            array.array(code, y),
+            expected,
+            pointer=s.buffer_info()[0],
+        )
+    x, y, expected = values(7)
+    memory = bytearray(x.nbytes)
+    yield Row("memoryview of a bytearray", memoryview(memory).cast("f"), memoryview(x), memoryview(y), expected)
+    yield Row(
+        "memoryview of bytes as s", memoryview(bytes(x.nbytes)).cast("f"), x, y, refused=pycai.ReadOnlyAccessError
+    )
+
+
+def pyarrow_rows(pyarrow):
+    x, y, expected = values(7)
+    yield Row("PyArrow, inputs", np.zeros_like(x), pyarrow.array(x), pyarrow.array(y), expected)
+    yield Row("PyArrow, s", pyarrow.array(x), pyarrow.array(x), pyarrow.array(y), refused=pycai.ReadOnlyAccessError)
+
+
+def torch_rows(torch):
+    x, y, expected = values((5, 6))
+    s = torch.zeros(5, 6)
+    yield Row("PyTorch, CPU", s, torch.from_numpy(x), torch.from_numpy(y), expected, pointer=s.data_ptr())
+    s = torch.zeros(6, 5).t()
+    yield Row("PyTorch, CPU, transposed", s, torch.from_numpy(x), torch.from_numpy(y), expected, pointer=s.data_ptr())
+    yield Row(
+        "PyTorch, CPU, s with gradient",
+        torch.zeros(5, 6, requires_grad=True),
+        torch.from_numpy(x),
+        torch.from_numpy(y),
+        refused=pycai.ReadOnlyAccessError,
+    )
+
+
+def jax_rows(jax):
+    x, y, expected = values((5, 6))
+    cpu = jax.devices("cpu")[0]
+    jax_x, jax_y = jax.device_put(x, cpu), jax.device_put(y, cpu)
+    yield Row("JAX, CPU, inputs", np.zeros_like(x), jax_x, jax_y, expected)
+    yield Row("JAX, CPU, s", jax.device_put(x, cpu), jax_x, jax_y, refused=pycai.ReadOnlyAccessError)
+
+
+# ---------------------------------------------------------------------------------------------------------- GPU memory
+
+
+def torch_gpu_rows(torch):
+    x, y, expected = values((50, 60))
+
+    def put(values):
+        return torch.as_tensor(values, device="cuda")
+
+    def read(tensor):
+        return tensor.cpu().numpy()
+
+    s = put(np.zeros_like(x))
+    yield Row("PyTorch", s, put(x), put(y), expected, read, s.data_ptr())
+    s = put(np.zeros_like(x.T)).t()
+    yield Row("PyTorch, transposed", s, put(x), put(y), expected, read, s.data_ptr())
+
+    side = torch.cuda.Stream()
+
+    def on_the_side(row):
+        torch.cuda._sleep(20_000_000)
+        row.x += 1  # pending on the side stream when saxpy is called
+        pycai.saxpy(row.s, row.x, row.y, a=A)
+        side.synchronize()
+
+    s = put(np.zeros_like(x))
+    arrays = s, put(x), put(y)
+    torch.cuda.synchronize()
+    yield Row(
+        "PyTorch, side stream",
+        *arrays,
+        expected + A,
+        read,
+        s.data_ptr(),
+        run=on_the_side,
+        stream=lambda: torch.cuda.stream(side),
+    )
+
+    def captured(row):
+        graph = torch.cuda.CUDAGraph()
+        pycai.saxpy(row.s, row.x, row.y, a=A)
+        with torch.cuda.graph(graph):
+            pycai.saxpy(row.s, row.x, row.y, a=A)
+        row.x += 1
+        graph.replay()
+        torch.cuda.synchronize()
+
+    s = put(np.zeros_like(x))
+    yield Row("PyTorch, graph replayed", s, put(x), put(y), expected + A, read, s.data_ptr(), run=captured)
+
+
+def cupy_gpu_rows(cupy):
+    x, y, expected = values((50, 60))
+
+    def read(array):
+        return array.get()
+
+    s = cupy.zeros_like(cupy.asarray(x))
+    yield Row("CuPy", s, cupy.asarray(x), cupy.asarray(y), expected, read, s.data.ptr)
+    s = cupy.zeros((50, 60))
+    yield Row(
+        "CuPy, float64",
+        s,
+        cupy.asarray(x, "float64"),
+        cupy.asarray(y, "float64"),
+        A * x.astype("float64") + y.astype("float64"),
+        read,
+        s.data.ptr,
+    )
+    s = cupy.zeros((50, 60), "float32")[::-1]
+    yield Row("CuPy, negative strides", s, cupy.asarray(x), cupy.asarray(y), expected, read, s.data.ptr)
+
+    side = cupy.cuda.Stream(non_blocking=True)
+
+    def on_the_side(row):
+        for _ in range(100):
+            row.x += 1  # pending on the side stream when saxpy is called
+        pycai.saxpy(row.s, row.x, row.y, a=A)
+        side.synchronize()
+
+    def captured(row):
+        pycai.saxpy(row.s, row.x, row.y, a=A)
+        side.begin_capture()
+        pycai.saxpy(row.s, row.x, row.y, a=A)
+        graph = side.end_capture()
+        row.x += 1
+        graph.launch(side)
+        side.synchronize()
+
+    for what, run, added in (("side stream", on_the_side, 100), ("graph replayed", captured, 1)):
+        s = cupy.zeros((50, 60), "float32")
+        arrays = s, cupy.asarray(x), cupy.asarray(y)
+        cupy.cuda.Device().synchronize()
+        yield Row(f"CuPy, {what}", *arrays, expected + added * A, read, s.data.ptr, run=run, stream=lambda: side)
+
+    pool = cupy.cuda.MemoryPool(cupy.cuda.malloc_managed)
+    with cupy.cuda.using_allocator(pool.malloc):
+        s, managed_x, managed_y = cupy.zeros((50, 60), "float32"), cupy.asarray(x), cupy.asarray(y)
+    yield Row("CuPy, managed memory", s, managed_x, managed_y, expected, read, s.data.ptr)
+    yield Row("CuPy s, NumPy inputs", cupy.zeros((50, 60), "float32"), x, y, refused=pycai.DeviceMismatchError)
+
+
+def numba_gpu_rows(cuda):
+    x, y, expected = values((50, 60))
+    s = cuda.to_device(np.zeros_like(x))
+    yield Row(
+        "Numba",
+        s,
+        cuda.to_device(x),
+        cuda.to_device(y),
+        expected,
+        lambda array: array.copy_to_host(),
+        s.__cuda_array_interface__["data"][0],
+    )
+
+
+def jax_gpu_rows(jax, cupy):
+    x, y, expected = values((50, 60))
+    gpu = jax.devices("gpu")[0]
+    jax_x, jax_y = jax.device_put(x, gpu), jax.device_put(y, gpu)
+    if cupy is not None:
+        s = cupy.zeros((50, 60), "float32")
+        yield Row("JAX inputs, CuPy s", s, jax_x, jax_y, expected, lambda array: array.get(), s.data.ptr)
+    yield Row("JAX, s", jax.device_put(x, gpu), jax_x, jax_y, refused=pycai.ReadOnlyAccessError)
+
+
+def cuda_core_gpu_rows(_, cupy):
+    from cuda.core.utils import StridedMemoryView
+
+    x, y, expected = values((50, 60))
+    s = cupy.zeros((50, 60), "float32")
+    views = [
+        StridedMemoryView.from_any_interface(array, stream_ptr=-1) for array in (s, cupy.asarray(x), cupy.asarray(y))
+    ]
+    yield Row("cuda.core, views", *views, expected, lambda _: s.get(), s.data.ptr)
+
+
+def mixed_gpu_rows(torch, cupy):
+    x, y, expected = values((50, 60))
+    s = torch.zeros(50, 60, device="cuda")
+    yield Row(
+        "PyTorch s, CuPy inputs",
+        s,
+        cupy.asarray(x),
+        cupy.asarray(y),
+        expected,
+        lambda array: array.cpu().numpy(),
+        s.data_ptr(),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ the table
+
+
+def host_rows():
+    yield from numpy_rows()
+    yield from standard_library_rows()
+    for name, rows in (("pyarrow", pyarrow_rows), ("torch", torch_rows), ("jax", jax_rows)):
+        module = optional(name)
+        if module is not None:
+            yield from rows(module)
+
+
+def gpu_of(name, module, has_gpu):
+    """The module if it sees a GPU, else None."""
+    if module is None:
+        return None
+    try:
+        if has_gpu(module):
+            return module
+        missing[f"{name} on the GPU"] = "sees none"
+    except Exception as error:  # every library says it in its own way
+        missing[f"{name} on the GPU"] = f"sees none: {type(error).__name__}"
+    return None
+
+
+def gpu_rows():
+    torch = gpu_of("torch", optional("torch"), lambda torch: torch.cuda.is_available())
+    cupy = gpu_of("cupy", optional("cupy"), lambda cupy: cupy.cuda.runtime.getDeviceCount() > 0)
+    numba = gpu_of("numba.cuda", optional("numba.cuda"), lambda cuda: cuda.is_available())
+    jax = gpu_of("jax", optional("jax"), lambda jax: len(jax.devices("gpu")) > 0)
+    if torch is not None:
+        yield from torch_gpu_rows(torch)
+    if cupy is not None:
+        yield from cupy_gpu_rows(cupy)
+    if numba is not None:
+        yield from numba_gpu_rows(numba)
+    if jax is not None:
+        yield from jax_gpu_rows(jax, cupy)
+    if cupy is not None and optional("cuda.core") is not None:
+        yield from cuda_core_gpu_rows(None, cupy)
+    if torch is not None and cupy is not None:
+        yield from mixed_gpu_rows(torch, cupy)
+
+
+def refusal(row):
+    """The result of a call that has to be refused."""
+    try:
+        row.run(row)
+    except row.refused as error:
+        return f"refused: {type(error).__name__}", "-", True
+    except Exception as error:
+        return f"WRONG: {type(error).__name__}: {error}", "-", False
+    return "WRONG: not refused", "-", False
+
+
+def call(row, description):
+    """The result of a call, the largest error, and whether all of it is right."""
+    arrays = [row.s, row.x, row.y]
+    gc.collect()
+    before = [sys.getrefcount(item) for item in arrays]
+    try:
+        row.run(row)
+    except Exception as error:
+        return f"WRONG: {type(error).__name__}: {error}", "-", False
+    gc.collect()
+    after = [sys.getrefcount(item) for item in arrays]
+    result = np.asarray(row.read(row.s))
+    error = float(np.max(np.abs(result - row.expected), initial=0))
+    tolerance = 4 * np.finfo(result.dtype).eps * float(np.max(np.abs(row.expected), initial=1))
+    if result.shape != row.expected.shape or not error <= tolerance:
+        return "WRONG: the values", f"{error:.1e}", False
+    if row.pointer is not None and row.pointer != description["pointer"]:
+        return "WRONG: a copy", f"{error:.1e}", False
+    if after != before:
+        return f"WRONG: reference counts {before} became {after}", f"{error:.1e}", False
+    return "right", f"{error:.1e}", True
+
+
+def cells(row):
+    """The row as text, and whether it is right."""
+    with row.stream():
+        description = pycai.describe(row.s)
+        result, error, right = call(row, description) if row.refused is None else refusal(row)
+    where = description["memory"] + (f" {description['device']}" if description["memory"] == "CUDA" else "")
+    order = description["order"]
+    if order != "none needed":
+        order += f" {description['stream']:#x}"
+    return [row.producer, where, description["protocol"], order, result, error], right
+
+
+HEADER = ["producer", "memory", "protocol used", "order", "result", "largest error"]
+WIDTHS = [30, 12, 20, 34, 30, 13]
+
+
+def print_row(cells):
+    print("  ".join(text.ljust(width) for text, width in zip(cells, WIDTHS)).rstrip(), flush=True)
+
+
+def main():
+    print_row(HEADER)
+    print_row(["-" * width for width in WIDTHS])
+    wrong = n = 0
+    has_gpu = any(map(os.path.exists, ("/dev/nvidia0", "/dev/dxg")))
+    for rows in [host_rows] + ([gpu_rows] if pycai.has_kernel and has_gpu else []):
+        for row in rows():
+            text, right = cells(row)
+            print_row(text)
+            n += 1
+            wrong += not right
+    print()
+    if not has_gpu:
+        print("no GPU here: host arrays alone")
+    elif not pycai.has_kernel:
+        print("pycai was built without nvcc or the CUDA runtime: host arrays alone")
+    for name, why in sorted(missing.items()):
+        print(f"left out: {name} ({why})")
+    print(f"{n - wrong} rows right, {wrong} wrong")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
