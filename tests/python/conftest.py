@@ -6,7 +6,40 @@ import sys
 
 import pytest
 
-import emulated
+pytest.register_assert_rewrite("checks")
+
+import checks  # noqa: E402
+import emulated  # noqa: E402
+
+
+def pytest_collection_finish():
+    """Every test collects garbage: what the imports brought need not be looked at each time."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()
+
+
+# The limited API has the buffer protocol since 3.11.
+PROBES = ["probe"] if sys.version_info < (3, 11) else ["probe", "probe_limited"]
+
+
+@pytest.fixture(params=PROBES)
+def probe(request):
+    """The probe with a state and a type cache of its own: once per build of the library over the emulator."""
+    return checks.load(request.param)
+
+
+@pytest.fixture
+def accepts(probe):
+    return checks.Checks(probe).accepts
+
+
+@pytest.fixture
+def refuses(probe):
+    return checks.Checks(probe).refuses
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +51,7 @@ def clean_emulator():
     device = emulated.get_device()
     gc.collect()
     emulated.reset()
+    gc.freeze()  # what outlives its test, reports and caches, need not be looked at by every later collection
     assert violations == []
     assert device == 0
 

@@ -42,7 +42,31 @@ _get_pointer = ctypes.PyDLL(None).PyCapsule_GetPointer
 _get_pointer.restype = c_void_p
 _get_pointer.argtypes = [c_void_p, c_char_p]
 
+_python.PyCapsule_SetContext.argtypes = [ctypes.py_object, c_void_p]
+_get_context = ctypes.PyDLL(None).PyCapsule_GetContext
+_get_context.restype = c_void_p
+_get_context.argtypes = [c_void_p]
+
+# Every managed tensor that a capsule was made of, by its address. One that was taken out is nobody's business any more:
+# what C still holds of it does nothing when it ends.
 _alive = {}
+
+
+@_FUNCTION
+def _deleter(struct):
+    if struct in _alive:
+        _alive[struct]._delete(struct)
+
+
+@_FUNCTION
+def _destructor(capsule):
+    struct = _get_context(capsule)
+    if struct in _alive:
+        _alive[struct]._destroy(capsule)
+
+
+for _callback in (_deleter, _destructor):
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(_callback))  # C may call them until the very end
 
 
 def capsule_name(capsule):
@@ -75,10 +99,8 @@ class Managed:
         if version is not None:
             self._struct.major, self._struct.minor = version
             self._struct.flags = flags
-        self._deleter = _FUNCTION(self._delete)
         if deleter:
-            self._struct.deleter = ctypes.cast(self._deleter, c_void_p)
-        self._destructor = _FUNCTION(self._destroy)
+            self._struct.deleter = ctypes.cast(_deleter, c_void_p)
 
     @property
     def address(self):
@@ -87,8 +109,25 @@ class Managed:
     def _delete(self, struct):
         assert struct == self.address
         self.deletions += 1
+        self.owner = None
         if self._on_delete is not None:
             self._on_delete()
+
+    @property
+    def has_deleter(self):
+        return bool(self._struct.deleter)
+
+    def contents(self):
+        """Every byte of the struct, of its shape and of its strides, none of which a consumer may change."""
+        return bytes(self._struct), bytes(self._shape), None if self._strides is None else bytes(self._strides)
+
+    def scramble(self):
+        """Overwrite the tensor, as a producer may once a consumer has read it; the deleter stays."""
+        tensor = self._struct.tensor
+        tensor.data, tensor.ndim, tensor.byte_offset = 0, -1, 13
+        for extents in (self._shape, self._strides or ()):
+            for i in range(len(extents)):
+                extents[i] = -77
 
     def _destroy(self, capsule):
         """The capsule's destructor: runs the deleter unless the capsule has been consumed."""
@@ -100,4 +139,6 @@ class Managed:
         """A capsule of it, under the name that fits or another one."""
         _alive[self.address] = self  # capsules keep no reference; a test process is short
         self._name = (name or _NAMES[type(self._struct)].decode()).encode()
-        return _python.PyCapsule_New(self.address, self._name, ctypes.cast(self._destructor, c_void_p))
+        capsule = _python.PyCapsule_New(self.address, self._name, ctypes.cast(_destructor, c_void_p))
+        _python.PyCapsule_SetContext(capsule, self.address)
+        return capsule

@@ -76,11 +76,20 @@ def cuda(name, *arguments):
         raise CudaError(name, code)
 
 
+_life = [0]
+
+
 def reset():
     """Everything back to the start; kernels that never ran are forgotten."""
     _library.emulator_set_blocking_hook(None, None)
     _library.emulator_reset()
     _kernels.clear()
+    _life[0] += 1
+
+
+def life():
+    """How often everything was put back to the start: whoever outlives that must not touch emulated memory."""
+    return _life[0]
 
 
 # ---------------------------------------------------------------------------------------------------------- memory
@@ -268,3 +277,8 @@ class watch_blocking:
 
     def __exit__(self, *exception):
         _library.emulator_set_blocking_hook(None, None)
+
+
+def set_blocking_hook(address):
+    """Call the C function at that address whenever a call is about to block the host; None for no more."""
+    _library.emulator_set_blocking_hook(c_void_p(address), None)

@@ -1,0 +1,19 @@
+"""Python in a process of its own: for what would end, hang or change the process of the tests."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+TIMEOUT = 60  # seconds
+
+
+def run(code, *arguments, timeout=TIMEOUT):
+    """Run code with the tests' modules at hand: what it printed. It must end by itself, well, and without a word of
+    complaint."""
+    path = os.pathsep.join(entry or os.curdir for entry in sys.path)
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONFAULTHANDLER": "1"}
+    child = subprocess.run([sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)], env=environment,
+                           capture_output=True, text=True, timeout=timeout)
+    assert (child.returncode, child.stderr) == (0, ""), f"{child.returncode}\n{child.stdout}\n{child.stderr}"
+    return child.stdout
