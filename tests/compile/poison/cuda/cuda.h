@@ -1,0 +1,1 @@
+#error "a header of CUDA was included where it must not be"

@@ -1,0 +1,1 @@
+#error "the CUDA runtime was included where it must not be"

@@ -1,0 +1,1 @@
+#error "the official DLPack header was included where it must not be"

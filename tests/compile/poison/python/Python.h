@@ -1,0 +1,1 @@
+#error "Python.h was included where it must not be"
