@@ -71,7 +71,6 @@ CAI_IMPL cai_status_t cai_impl_buffer_copy(cai_view_t *view, const Py_buffer *bu
 CAI_IMPL cai_impl_result_t cai_impl_buffer_fill(const cai_impl_reader_t *reader, const Py_buffer *buffer)
 {
     cai_view_t       *view = reader->view;
-    cai_impl_layout_t layout;
     cai_error_t       error;
     cai_impl_result_t result = CAI_IMPL_READ;
     if (CAI_IMPL_UNLIKELY(cai_impl_buffer_copy(view, buffer, &error) != CAI_OK))
@@ -79,9 +78,7 @@ CAI_IMPL cai_impl_result_t cai_impl_buffer_fill(const cai_impl_reader_t *reader,
     if (CAI_IMPL_UNLIKELY((view->impl_facts & CAI_IMPL_TYPE_MASKED) != 0))
         result = cai_impl_buffer_read_mask(reader);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
-        result = cai_impl_settle(reader, CAI_VIA_BUFFER, &layout);
-    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
-        result = cai_impl_accept(reader, CAI_VIA_BUFFER, &layout);
+        result = cai_impl_settle(reader, CAI_VIA_BUFFER);
     return result;
 }
 

@@ -296,14 +296,14 @@ CAI_IMPL cai_impl_result_t cai_impl_call_enter_device(const cai_impl_beginning_t
 
 /* --------------------------------------------------------------------------------------------- begin and end --- */
 
-/* What the arguments have in common, in their order. */
-CAI_IMPL cai_impl_result_t cai_impl_call_check_shared(const cai_impl_beginning_t *begin)
+/* Every argument, in their order. */
+CAI_IMPL cai_impl_result_t cai_impl_call_check_views(const cai_impl_beginning_t *begin)
 {
     cai_shared_t shared;
     memset(&shared, 0, sizeof(shared));
     for (int32_t i = 0; i < begin->call->impl_n; i++) {
         const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
-        if (CAI_IMPL_UNLIKELY(cai_impl_check_extents(&reader, &shared) != CAI_IMPL_READ))
+        if (CAI_IMPL_UNLIKELY(cai_impl_check_view(&reader, &shared) != CAI_IMPL_READ))
             return CAI_IMPL_REFUSED;
     }
     return CAI_IMPL_READ;
@@ -344,7 +344,7 @@ CAI_IMPL cai_impl_result_t cai_impl_call_order(const cai_impl_beginning_t *begin
         if (cai_impl_read_again(&reader) != CAI_IMPL_READ)
             return CAI_IMPL_REFUSED;
     }
-    return cai_impl_call_check_shared(begin);
+    return cai_impl_call_check_views(begin);
 }
 
 /* The part of a call that concerns CUDA. */
@@ -362,7 +362,7 @@ CAI_IMPL cai_impl_result_t cai_impl_call_fill(const cai_impl_beginning_t *begin)
     cai_call_t       *call = begin->call;
     cai_impl_result_t result = cai_impl_call_read(begin);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
-        result = cai_impl_call_check_shared(begin);
+        result = cai_impl_call_check_views(begin);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ) && !cai_impl_call_is_host(call))
         result = cai_impl_call_enter(begin);
     for (int32_t i = 0; result == CAI_IMPL_READ && i < call->impl_n; i++) {

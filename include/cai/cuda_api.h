@@ -48,6 +48,8 @@ cudaError_t CAI_CUDA(cudaSetDevice)(int device);
 cudaError_t CAI_CUDA(cudaPointerGetAttributes)(struct cudaPointerAttributes *attributes, const void *pointer);
 cudaError_t CAI_CUDA(cudaStreamIsCapturing)(cudaStream_t stream, enum cudaStreamCaptureStatus *status);
 cudaError_t CAI_CUDA(cudaStreamSynchronize)(cudaStream_t stream);
+cudaError_t CAI_CUDA(cudaMalloc)(void **pointer, size_t size);
+cudaError_t CAI_CUDA(cudaFree)(void *pointer);
 #if CAI_IMPL_HAS_STREAM_GET_DEVICE
 cudaError_t CAI_CUDA(cudaStreamGetDevice)(cudaStream_t stream, int *device);
 #endif

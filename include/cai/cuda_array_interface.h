@@ -274,7 +274,7 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_find_device(const cai_impl_reader_
     cai_tensor_t *tensor = &reader->view->tensor;
     cai_error_t   error;
     cai_status_t  status;
-    if (tensor->data == NULL)
+    if (tensor->data == NULL || cai_tensor_size(tensor) == 0)
         status = cai_current_device(&tensor->device.device_id, &error);
     else
         status = cai_pointer_device(tensor->data, &tensor->device, &error);
@@ -307,7 +307,6 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_read_fields(const cai_impl_reader_
 {
     uint64_t          address;
     cai_dtype_t       dtype;
-    cai_impl_layout_t layout;
     cai_impl_result_t result = cai_impl_interface_read_data(reader, interface, &address);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
         result = cai_impl_interface_read_dtype(reader, interface, &dtype);
@@ -318,13 +317,11 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_read_fields(const cai_impl_reader_
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
         result = cai_impl_interface_read_mask(reader, interface);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
-        result = cai_impl_settle(reader, CAI_VIA_CUDA_ARRAY_INTERFACE, &layout);
-    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
         result = cai_impl_interface_find_device(reader);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
-        result = cai_impl_interface_set_stream(reader, interface);
+        result = cai_impl_settle(reader, CAI_VIA_CUDA_ARRAY_INTERFACE);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
-        result = cai_impl_accept(reader, CAI_VIA_CUDA_ARRAY_INTERFACE, &layout);
+        result = cai_impl_interface_set_stream(reader, interface);
     return CAI_IMPL_LIKELY(result == CAI_IMPL_READ) ? result : cai_impl_abandon(reader->view, result);
 }
 

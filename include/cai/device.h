@@ -152,6 +152,43 @@ CAI_API cai_status_t cai_device_guard_leave(cai_device_guard_t *guard, cai_error
     return previous < 0 ? CAI_OK : cai_cuda_status(CAI_CUDA(cudaSetDevice)(previous), "cudaSetDevice", error);
 }
 
+/* Exchange the calling thread's capture mode: relaxed, and back again, around calls that would otherwise break a capture
+ * that is under way elsewhere in the process (measured: the pair costs 61 ns). */
+CAI_IMPL cai_status_t cai_impl_capture_mode_exchange(enum cudaStreamCaptureMode *mode, cai_error_t *error)
+{
+    return cai_cuda_status(CAI_CUDA(cudaThreadExchangeStreamCaptureMode)(mode), "cudaThreadExchangeStreamCaptureMode",
+                           error);
+}
+
+/* Wait on the host until the stream's work is done; blocks, and breaks no other stream's capture. */
+CAI_IMPL_COLD cai_status_t cai_impl_stream_barrier(cudaStream_t stream, cai_error_t *error)
+{
+    enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    cai_status_t               status = cai_impl_capture_mode_exchange(&mode, error), left;
+    if (status != CAI_OK)
+        return status;
+    status = cai_cuda_status(CAI_CUDA(cudaStreamSynchronize)(stream), "cudaStreamSynchronize", error);
+    left = cai_impl_capture_mode_exchange(&mode, status == CAI_OK ? error : NULL);
+    return status != CAI_OK ? status : left;
+}
+
+/* The same until everything is done that any stream of the current device has enqueued, in the one way that breaks
+ * nobody's capture: a free of memory that is in no pool waits for the device, non-blocking streams included. Measured;
+ * cudaDeviceSynchronize breaks captures in every mode, and events on the legacy stream miss non-blocking streams. */
+CAI_IMPL_COLD cai_status_t cai_impl_device_barrier(cai_error_t *error)
+{
+    enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    void                      *dummy = NULL;
+    cai_status_t               status = cai_impl_capture_mode_exchange(&mode, error), left;
+    if (status != CAI_OK)
+        return status;
+    status = cai_cuda_status(CAI_CUDA(cudaMalloc)(&dummy, 1), "cudaMalloc", error);
+    if (status == CAI_OK)
+        status = cai_cuda_status(CAI_CUDA(cudaFree)(dummy), "cudaFree", error);
+    left = cai_impl_capture_mode_exchange(&mode, status == CAI_OK ? error : NULL);
+    return status != CAI_OK ? status : left;
+}
+
 #endif
 
 #endif /* CAI_DEVICE_H */

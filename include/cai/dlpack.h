@@ -91,12 +91,9 @@ CAI_IMPL cai_impl_result_t cai_impl_dlpack_take(const cai_impl_reader_t *reader,
 CAI_IMPL cai_impl_result_t cai_impl_dlpack_fill(const cai_impl_reader_t *reader, PyObject *capsule,
                                                 cai_impl_source_t source, cai_stream_t stream)
 {
-    cai_impl_layout_t layout;
     cai_impl_result_t result = cai_impl_dlpack_take(reader, capsule);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
-        result = cai_impl_settle(reader, CAI_VIA_DLPACK, &layout);
-    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
-        result = cai_impl_accept(reader, CAI_VIA_DLPACK, &layout);
+        result = cai_impl_settle(reader, CAI_VIA_DLPACK);
     if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
         return cai_impl_abandon(reader->view, result);
     cai_impl_set_source(reader->view, source, stream);

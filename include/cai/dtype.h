@@ -243,7 +243,7 @@ CAI_API int64_t cai_dtype_alignment(cai_dtype_t dtype)
 CAI_API const char *cai_dtype_name(cai_dtype_t dtype, char *name)
 {
     const cai_impl_dtype_row_t *row = cai_impl_dtype_find(dtype);
-    if (dtype.code == CAI_CODE_OPAQUE && dtype.bits == 8)
+    if (dtype.code == CAI_CODE_OPAQUE && dtype.bits == 8 && dtype.lanes > 0)
         snprintf(name, CAI_DTYPE_NAME_SIZE, "V%u", dtype.lanes);
     else if (row == NULL || dtype.lanes == 0)
         snprintf(name, CAI_DTYPE_NAME_SIZE, "code %u, %u bits, %u lanes", dtype.code, dtype.bits, dtype.lanes);
@@ -254,16 +254,24 @@ CAI_API const char *cai_dtype_name(cai_dtype_t dtype, char *name)
     return name;
 }
 
-/* Digits from text[*at] to the first that is none, as a number from 1 to 65535; 0 where there is no such number. */
+/* Digits from text[*at] to the first that is none, as a number; -1 where there are none, and numbers that do not fit the
+ * lanes of a dtype become UINT16_MAX + 1. */
 CAI_IMPL int cai_impl_read_count(const char *text, size_t length, size_t *at)
 {
-    int count = 0;
+    const size_t start = *at;
+    int          count = 0;
     for (; *at < length && text[*at] >= '0' && text[*at] <= '9'; ++*at) {
         count = count * 10 + (text[*at] - '0');
-        if (count > UINT16_MAX)
-            return 0;
+        count = count > UINT16_MAX ? UINT16_MAX + 1 : count;
     }
-    return count;
+    return *at == start ? -1 : count;
+}
+
+/* The same where only the lanes of a dtype will do, up to the end of the text; 0 otherwise. */
+CAI_IMPL uint16_t cai_impl_read_lanes(const char *text, size_t length, size_t at)
+{
+    const int count = cai_impl_read_count(text, length, &at);
+    return at == length && count > 0 && count <= UINT16_MAX ? CAI_IMPL_CAST(uint16_t, count) : 0;
 }
 
 CAI_API cai_status_t cai_dtype_from_name(const char *name, cai_dtype_t *dtype, cai_error_t *error)
@@ -271,26 +279,20 @@ CAI_API cai_status_t cai_dtype_from_name(const char *name, cai_dtype_t *dtype, c
     size_t                      count;
     const cai_impl_dtype_row_t *rows = cai_impl_dtype_rows(&count);
     const size_t                length = strlen(name);
-    size_t                      at = 1;
-    if (name[0] == 'V') {
-        const int bytes = cai_impl_read_count(name, length, &at);
-        if (bytes > 0 && at == length) {
-            *dtype = cai_opaque(CAI_IMPL_CAST(uint16_t, bytes));
-            return CAI_OK;
-        }
+    if (name[0] == 'V' && cai_impl_read_lanes(name, length, 1) > 0) {
+        *dtype = cai_opaque(cai_impl_read_lanes(name, length, 1));
+        return CAI_OK;
     }
     for (size_t i = 0; i < count; i++) {
-        at = strlen(rows[i].name);
+        const size_t at = strlen(rows[i].name);
         if (length < at || memcmp(name, rows[i].name, at) != 0)
             continue;
         *dtype = rows[i].dtype;
         if (length == at)
             return CAI_OK;
-        if (name[at++] == 'x') {
-            dtype->lanes = CAI_IMPL_CAST(uint16_t, cai_impl_read_count(name, length, &at));
-            if (dtype->lanes > 1 && at == length)
-                return CAI_OK;
-        }
+        dtype->lanes = name[at] == 'x' ? cai_impl_read_lanes(name, length, at + 1) : 0;
+        if (dtype->lanes > 1)
+            return CAI_OK;
     }
     return cai_error_set(error, CAI_ERROR_UNKNOWN_DTYPE, "no data type is named '%s'", name);
 }
@@ -356,6 +358,14 @@ CAI_IMPL bool cai_impl_typestr_has_width(int code, int bytes)
     return bytes <= 16 && (widths >> bytes & 1u) != 0 && !(code == CAI_CODE_COMPLEX && bytes == 4);
 }
 
+/* Whether a typestr ends at `at`, but for the unit of a date or a span of time: "[ns]". */
+CAI_IMPL bool cai_impl_typestr_ends(const char *typestr, size_t length, size_t at)
+{
+    if (at == length)
+        return true;
+    return (typestr[1] == 'M' || typestr[1] == 'm') && typestr[at] == '[' && typestr[length - 1] == ']';
+}
+
 CAI_API cai_status_t cai_dtype_from_typestr(const char *typestr, size_t length, cai_dtype_t *dtype, cai_error_t *error)
 {
     size_t at = 2;
@@ -364,10 +374,10 @@ CAI_API cai_status_t cai_dtype_from_typestr(const char *typestr, size_t length, 
         return cai_impl_typestr_malformed(typestr, length, error);
     bytes = cai_impl_read_count(typestr, length, &at);
     code = cai_impl_typestr_code(typestr[1]);
-    if (code < 0 && (bytes > 0 || typestr[1] == 'O'))
-        return cai_impl_typestr_unknown(typestr, length, error);
-    if (bytes == 0 || at != length)
+    if ((bytes < 0 && typestr[1] != 'O') || !cai_impl_typestr_ends(typestr, length, at))
         return cai_impl_typestr_malformed(typestr, length, error);
+    if (code < 0 || bytes == 0 || bytes > UINT16_MAX)
+        return cai_impl_typestr_unknown(typestr, length, error);
     if (code == CAI_CODE_OPAQUE) {
         *dtype = cai_opaque(CAI_IMPL_CAST(uint16_t, bytes));
         return CAI_OK;
@@ -399,7 +409,7 @@ CAI_IMPL cai_dtype_t cai_impl_format_letter(char letter, bool standard)
     case 'i': return cai_int32();
     case 'l': return standard ? cai_int32() : cai_int64();
     case 'q': return cai_int64();
-    case 'n': return cai_int64();
+    case 'n': return standard ? cai_impl_dtype(0, 0, 0) : cai_int64();
     case 'B': return cai_uint8();
     case 'b': return cai_int8();
     case '?': return cai_bool();
@@ -408,7 +418,7 @@ CAI_IMPL cai_dtype_t cai_impl_format_letter(char letter, bool standard)
     case 'I': return cai_uint32();
     case 'L': return standard ? cai_uint32() : cai_uint64();
     case 'Q': return cai_uint64();
-    case 'N': return cai_uint64();
+    case 'N': return standard ? cai_impl_dtype(0, 0, 0) : cai_uint64();
     case 'e': return cai_float16();
     case 'F': return cai_complex64();
     case 'D': return cai_complex128();
@@ -436,38 +446,182 @@ CAI_IMPL_COLD cai_status_t cai_impl_format_opaque(const char *format, int64_t it
     return CAI_OK;
 }
 
-/* What is no single letter with a dtype: `item` is `format` behind its byte order. */
-CAI_IMPL_COLD cai_status_t cai_impl_format_unusual(const char *format, const char *item, int64_t itemsize,
-                                                   cai_dtype_t *dtype, cai_error_t *error)
+/* A format that is being read: the rest of it, and the byte order that was met last. */
+typedef struct cai_impl_format {
+    const char *at;
+    bool        standard, foreign;
+    int         depth; /* of records in records */
+} cai_impl_format_t;
+
+/* One item of it. */
+typedef struct cai_impl_format_item {
+    int64_t     count; /* how often it is repeated, -1 beyond 63 bits */
+    cai_dtype_t dtype; /* lanes of 0: it has none here */
+    bool        record, padding, foreign;
+} cai_impl_format_item_t;
+
+/* How deep records may lie in each other. */
+#define CAI_IMPL_FORMAT_DEPTH 32
+
+/* At most one byte order. */
+CAI_IMPL void cai_impl_format_read_order(cai_impl_format_t *format)
 {
-    const char *letter = item + strspn(item, "0123456789");
-    if (letter[0] == 'T' || letter[0] == '(' || letter[0] == 'x' ||
-        (letter != item && cai_impl_format_letter(letter[0], true).lanes > 0))
-        return cai_impl_format_opaque(format, itemsize, dtype, error);
-    if (letter[0] != '\0' && strchr("cspPOwugGtZX&", letter[0]) != NULL)
-        return cai_impl_format_refused(format, itemsize, CAI_ERROR_UNKNOWN_DTYPE, error);
-    return cai_impl_format_refused(format, itemsize, CAI_ERROR_INVALID_TYPESTR, error);
+    const char order = *format->at == '!' ? '>' : *format->at;
+    if (order == '\0' || strchr("@^=<>", order) == NULL)
+        return;
+    format->standard = order != '@' && order != '^';
+    format->foreign = order == CAI_IMPL_FOREIGN_ORDER;
+    format->at++;
+}
+
+/* Digits, multiplied into the item's count; none count as 1. */
+CAI_IMPL_COLD void cai_impl_format_read_count(cai_impl_format_t *format, cai_impl_format_item_t *item)
+{
+    int64_t number = *format->at >= '0' && *format->at <= '9' ? 0 : 1;
+    for (; *format->at >= '0' && *format->at <= '9'; format->at++) {
+        if (number >= 0 && (__builtin_mul_overflow(number, 10, &number) ||
+                            __builtin_add_overflow(number, *format->at - '0', &number)))
+            number = -1;
+    }
+    if (number < 0 || item->count < 0 || __builtin_mul_overflow(item->count, number, &item->count))
+        item->count = -1;
+}
+
+/* "(2,3)<": the shape of an item that is an array, and a byte order behind it. False if it does not parse. */
+CAI_IMPL_COLD bool cai_impl_format_read_shape(cai_impl_format_t *format, cai_impl_format_item_t *item)
+{
+    if (*format->at != '(')
+        return true;
+    do {
+        format->at++;
+        cai_impl_format_read_count(format, item);
+    } while (*format->at == ',');
+    if (*format->at++ != ')')
+        return false;
+    cai_impl_format_read_order(format);
+    return true;
+}
+
+CAI_IMPL_COLD bool cai_impl_format_read_item(cai_impl_format_t *format, cai_impl_format_item_t *item);
+
+/* What is between the braces of a record. */
+CAI_IMPL_COLD bool cai_impl_format_read_record(cai_impl_format_t *format, cai_impl_format_item_t *item)
+{
+    cai_impl_format_item_t field;
+    item->record = true;
+    if (*format->at++ != '{' || ++format->depth > CAI_IMPL_FORMAT_DEPTH)
+        return false;
+    while (*format->at != '}') {
+        if (!cai_impl_format_read_item(format, &field))
+            return false;
+    }
+    format->at++;
+    format->depth--;
+    return true;
+}
+
+/* A pointer to an item, or to a function whose signature is between braces: neither has a dtype. */
+CAI_IMPL_COLD bool cai_impl_format_read_pointer(cai_impl_format_t *format, bool function)
+{
+    cai_impl_format_item_t target;
+    return function ? cai_impl_format_read_record(format, &target) : cai_impl_format_read_item(format, &target);
+}
+
+/* A complex number: 'Z' and the letter of its parts. */
+CAI_IMPL_COLD bool cai_impl_format_read_complex(cai_impl_format_t *format, cai_impl_format_item_t *item)
+{
+    const char part = *format->at;
+    if (part != 'f' && part != 'd' && part != 'g')
+        return false;
+    format->at++;
+    if (part != 'g')
+        item->dtype = part == 'f' ? cai_complex64() : cai_complex128();
+    return true;
+}
+
+/* A letter, or what follows one of those that need more. */
+CAI_IMPL_COLD bool cai_impl_format_read_type(cai_impl_format_t *format, cai_impl_format_item_t *item)
+{
+    const char letter = *format->at;
+    if (letter == '\0')
+        return false;
+    format->at++;
+    if (letter == 'T')
+        return cai_impl_format_read_record(format, item);
+    if (letter == '&')
+        return cai_impl_format_read_pointer(format, false);
+    if (letter == 'Z')
+        return cai_impl_format_read_complex(format, item);
+    if (letter == 'X')
+        return cai_impl_format_read_pointer(format, true);
+    item->padding = letter == 'x';
+    item->dtype = item->padding ? cai_uint8() : cai_impl_format_letter(letter, format->standard);
+    return item->dtype.lanes > 0 || strchr(format->standard ? "cspOwugGt" : "cspOwugGtP", letter) != NULL;
+}
+
+/* ":position:". */
+CAI_IMPL_COLD bool cai_impl_format_skip_name(cai_impl_format_t *format)
+{
+    const char *end = strchr(format->at + 1, ':');
+    if (end != NULL)
+        format->at = end + 1;
+    return end != NULL;
+}
+
+/* An item with its name: "(2,3)f:position:". False if it does not parse. */
+CAI_IMPL_COLD bool cai_impl_format_read_item(cai_impl_format_t *format, cai_impl_format_item_t *item)
+{
+    item->count = 1;
+    item->dtype = cai_impl_dtype(0, 0, 0);
+    item->record = item->padding = false;
+    cai_impl_format_read_order(format);
+    if (!cai_impl_format_read_shape(format, item))
+        return false;
+    item->foreign = format->foreign;
+    cai_impl_format_read_count(format, item);
+    if (!cai_impl_format_read_type(format, item))
+        return false;
+    if (*format->at != ':')
+        return true;
+    return cai_impl_format_skip_name(format);
+}
+
+/* What is no single letter with a dtype. */
+CAI_IMPL_COLD cai_status_t cai_impl_format_unusual(const char *text, int64_t itemsize, cai_dtype_t *dtype,
+                                                   cai_error_t *error)
+{
+    cai_impl_format_t      format = {text, false, false, 0};
+    cai_impl_format_item_t item;
+    int                    items = 0;
+    int64_t                bytes;
+    do {
+        if (!cai_impl_format_read_item(&format, &item))
+            return cai_impl_format_refused(text, itemsize, CAI_ERROR_INVALID_TYPESTR, error);
+        items++;
+    } while (*format.at != '\0');
+    if (items > 1 || item.record)
+        return cai_impl_format_opaque(text, itemsize, dtype, error);
+    if (item.dtype.lanes == 0)
+        return cai_impl_format_refused(text, itemsize, CAI_ERROR_UNKNOWN_DTYPE, error);
+    if (item.foreign && item.dtype.bits > 8)
+        return cai_impl_foreign_order("buffer format", text, strlen(text), error);
+    if (item.count < 0 || __builtin_mul_overflow(item.count, cai_dtype_itemsize(item.dtype), &bytes) || bytes != itemsize)
+        return cai_impl_format_refused(text, itemsize, CAI_ERROR_INVALID_TYPESTR, error);
+    return cai_impl_format_opaque(text, itemsize, dtype, error);
 }
 
 CAI_API cai_status_t cai_dtype_from_format(const char *format, int64_t itemsize, cai_dtype_t *dtype, cai_error_t *error)
 {
-    const char *item = format == NULL ? "B" : format;
-    bool        standard = false, foreign = false;
-    cai_dtype_t read;
-    if (item[0] == '@' || item[0] == '=' || item[0] == '<' || item[0] == '>' || item[0] == '!') {
-        standard = item[0] != '@';
-        foreign = item[0] == CAI_IMPL_FOREIGN_ORDER || (item[0] == '!' && CAI_IMPL_FOREIGN_ORDER == '>');
-        item++;
-    }
-    if (item[0] == 'Z' && (item[1] == 'f' || item[1] == 'd') && item[2] == '\0')
-        read = item[1] == 'f' ? cai_complex64() : cai_complex128();
-    else if (item[0] != '\0' && item[1] == '\0')
-        read = cai_impl_format_letter(item[0], standard);
-    else
-        read = cai_impl_dtype(0, 0, 0);
+    cai_impl_format_t rest = {format == NULL ? "B" : format, false, false, 0};
+    cai_dtype_t       read = cai_impl_dtype(0, 0, 0);
+    cai_impl_format_read_order(&rest);
+    if (rest.at[0] == 'Z' && (rest.at[1] == 'f' || rest.at[1] == 'd') && rest.at[2] == '\0')
+        read = rest.at[1] == 'f' ? cai_complex64() : cai_complex128();
+    else if (rest.at[0] != '\0' && rest.at[1] == '\0')
+        read = cai_impl_format_letter(rest.at[0], rest.standard);
     if (CAI_IMPL_UNLIKELY(read.lanes == 0))
-        return cai_impl_format_unusual(format, item, itemsize, dtype, error);
-    if (CAI_IMPL_UNLIKELY(foreign && read.bits > 8))
+        return cai_impl_format_unusual(format, itemsize, dtype, error);
+    if (CAI_IMPL_UNLIKELY(rest.foreign && read.bits > 8))
         return cai_impl_foreign_order("buffer format", format, strlen(format), error);
     if (CAI_IMPL_UNLIKELY(cai_dtype_itemsize(read) != itemsize))
         return cai_impl_format_refused(format == NULL ? "B" : format, itemsize, CAI_ERROR_INVALID_TYPESTR, error);

@@ -109,10 +109,10 @@ CAI_IMPL cai_impl_result_t cai_impl_torch_check_writable(const cai_impl_reader_t
 
 /* Whether the memory may hold other values than the tensor shows: complex tensors may be conjugated lazily, and views of
  * those (x.conj().imag) negated lazily. Such a view has gaps, and shows them unless it has at most one element. */
-CAI_IMPL bool cai_impl_torch_may_be_lazy(const cai_view_t *view, const cai_impl_layout_t *layout)
+CAI_IMPL bool cai_impl_torch_may_be_lazy(const cai_view_t *view)
 {
     return view->tensor.dtype.code == CAI_CODE_COMPLEX ||
-           (view->tensor.dtype.code == CAI_CODE_FLOAT && (!layout->c_contiguous || layout->size == 1));
+           (view->tensor.dtype.code == CAI_CODE_FLOAT && (!view->impl_layout.c_contiguous || view->size == 1));
 }
 
 CAI_IMPL_COLD cai_impl_result_t cai_impl_torch_check_lazy(const cai_impl_reader_t *reader)
@@ -131,7 +131,7 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_torch_check_lazy(const cai_impl_reader_
 }
 
 /* torch's tensor, lent: into the view as it is now. */
-CAI_IMPL cai_impl_result_t cai_impl_torch_borrow(const cai_impl_reader_t *reader, cai_impl_layout_t *layout)
+CAI_IMPL cai_impl_result_t cai_impl_torch_borrow(const cai_impl_reader_t *reader)
 {
     cai_tensor_t tensor;
     cai_error_t  error;
@@ -139,11 +139,11 @@ CAI_IMPL cai_impl_result_t cai_impl_torch_borrow(const cai_impl_reader_t *reader
         return cai_impl_exchange_failed("dltensor_from_py_object_no_sync");
     if (CAI_IMPL_UNLIKELY(cai_impl_view_copy(reader->view, &tensor, &error) != CAI_OK))
         return cai_impl_refuse(reader, CAI_VIA_EXCHANGE, CAI_IMPL_UNREADABLE, &error);
-    return cai_impl_settle(reader, CAI_VIA_EXCHANGE, layout);
+    return cai_impl_settle(reader, CAI_VIA_EXCHANGE);
 }
 
 /* An owned tensor of whatever producer: into the view, which gives it back at release. */
-CAI_IMPL cai_impl_result_t cai_impl_exchange_own(const cai_impl_reader_t *reader, cai_impl_layout_t *layout)
+CAI_IMPL cai_impl_result_t cai_impl_exchange_own(const cai_impl_reader_t *reader)
 {
     cai_dlpack_managed_versioned_t *managed = NULL;
     cai_error_t                     error;
@@ -153,7 +153,7 @@ CAI_IMPL cai_impl_result_t cai_impl_exchange_own(const cai_impl_reader_t *reader
         return cai_impl_exchange_failed("managed_tensor_from_py_object_no_sync");
     if (CAI_IMPL_UNLIKELY(cai_impl_view_take_versioned(reader->view, managed, &error) != CAI_OK))
         return cai_impl_refuse(reader, CAI_VIA_EXCHANGE, CAI_IMPL_UNREADABLE, &error);
-    return cai_impl_settle(reader, CAI_VIA_EXCHANGE, layout);
+    return cai_impl_settle(reader, CAI_VIA_EXCHANGE);
 }
 
 /* Ask for the stream that the producer works on now, NULL where it does not say. Pinned memory has no device of its own;
@@ -202,16 +202,16 @@ CAI_IMPL bool cai_impl_exchange_lends(const cai_view_t *view)
 }
 
 /* torch, lent or owned. Everything that may run Python code comes before the last look at the tensor. */
-CAI_IMPL cai_impl_result_t cai_impl_exchange_read_torch(const cai_impl_reader_t *reader, cai_impl_layout_t *layout)
+CAI_IMPL cai_impl_result_t cai_impl_exchange_read_torch(const cai_impl_reader_t *reader)
 {
     const bool        lends = cai_impl_exchange_lends(reader->view);
     cai_impl_result_t result = cai_impl_torch_check_writable(reader);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
-        result = lends ? cai_impl_torch_borrow(reader, layout) : cai_impl_exchange_own(reader, layout);
-    if (result != CAI_IMPL_READ || CAI_IMPL_LIKELY(!cai_impl_torch_may_be_lazy(reader->view, layout)))
+        result = lends ? cai_impl_torch_borrow(reader) : cai_impl_exchange_own(reader);
+    if (result != CAI_IMPL_READ || CAI_IMPL_LIKELY(!cai_impl_torch_may_be_lazy(reader->view)))
         return result;
     result = cai_impl_torch_check_lazy(reader);
-    return result == CAI_IMPL_READ && lends ? cai_impl_torch_borrow(reader, layout) : result;
+    return result == CAI_IMPL_READ && lends ? cai_impl_torch_borrow(reader) : result;
 }
 
 /* Read an object whose type has the table that is in the view already (impl_exchange, impl_facts). */
@@ -219,15 +219,12 @@ CAI_IMPL cai_impl_result_t cai_impl_exchange_read(const cai_impl_reader_t *reade
 {
     cai_view_t       *view = reader->view;
     const bool        torch = (view->impl_facts & CAI_IMPL_TYPE_TORCH) != 0;
-    cai_impl_layout_t layout;
     cai_impl_result_t result;
     if (view->impl_exchange == NULL || !cai_impl_allows(reader->request, CAI_VIA_EXCHANGE) ||
         (!cai_impl_exchange_lends(view) && view->impl_exchange->managed_tensor_from_py_object_no_sync == NULL))
         return CAI_IMPL_ABSENT;
     view->flags = 0; /* a lent tensor may be read twice */
-    result = torch ? cai_impl_exchange_read_torch(reader, &layout) : cai_impl_exchange_own(reader, &layout);
-    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
-        result = cai_impl_accept(reader, CAI_VIA_EXCHANGE, &layout);
+    result = torch ? cai_impl_exchange_read_torch(reader) : cai_impl_exchange_own(reader);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
         result = cai_impl_exchange_set_stream(reader);
     return CAI_IMPL_LIKELY(result == CAI_IMPL_READ) ? result : cai_impl_abandon(view, result);

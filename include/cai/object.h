@@ -315,6 +315,8 @@ CAI_IMPL cai_status_t cai_impl_order_prepare(cai_view_t *view, cai_order_t order
     cai_impl_order_record_t *record = &view->impl_order;
     record->mode = order.mode;
     record->consumer = consumer;
+    if (CAI_IMPL_UNLIKELY(consumer == CAI_STREAM_PER_THREAD))
+        record->thread = PyThread_get_thread_ident();
     if (order.mode == CAI_ORDER_WAIT && view->stream != NULL)
         view->stream = consumer;
     if (CAI_IMPL_LIKELY(!cai_impl_wait_before(record).needed) && !cai_impl_cannot_wait_after(record))
@@ -336,17 +338,33 @@ CAI_IMPL int cai_impl_order_before(const cai_impl_reader_t *reader)
     return -1;
 }
 
+/* Whether the consumer's stream cannot be named any more: 2 means another stream on every thread, and the legacy stream
+ * must not be touched while a blocking stream captures. Then everything on the device is waited for. */
+CAI_IMPL bool cai_impl_consumer_is_lost(const cai_impl_order_record_t *record, bool capturing)
+{
+    if (record->consumer == CAI_STREAM_LEGACY)
+        return capturing;
+    return record->consumer == CAI_STREAM_PER_THREAD && record->thread != PyThread_get_thread_ident();
+}
+
 /* What has to be over before the memory goes back. Work that was captured is not under way: whoever replays a graph
  * keeps its arrays himself. */
 CAI_IMPL cai_status_t cai_impl_order_after(const cai_view_t *view, cai_error_t *error)
 {
     const cai_impl_wait_t wait = cai_impl_wait_after(&view->impl_order);
-    bool                  capturing = false;
+    bool                  capturing = false, lost;
+    PyThreadState        *thread;
     cai_status_t          status;
     if (CAI_IMPL_LIKELY(!wait.needed))
         return CAI_OK;
     status = cai_impl_stream_is_capturing_on(wait.stream, wait.device_id, &capturing, error);
-    return status != CAI_OK || capturing ? status : cai_impl_wait_without_gil(&wait, error);
+    lost = cai_impl_consumer_is_lost(&view->impl_order, capturing);
+    if (status != CAI_OK || (capturing && !lost))
+        return status;
+    thread = PyEval_SaveThread(); /* the producer may need the GIL to finish */
+    status = lost ? cai_impl_wait_for_device(wait.device_id, error) : cai_impl_wait_perform(&wait, error);
+    PyEval_RestoreThread(thread);
+    return status;
 }
 
 CAI_IMPL cai_status_t cai_impl_view_release(cai_view_t *view, cai_error_t *error)
@@ -392,11 +410,11 @@ CAI_IMPL cai_impl_result_t cai_impl_read_any(const cai_impl_reader_t *reader, ca
     return result;
 }
 
-/* Extents that one array shares with itself. */
-CAI_IMPL cai_impl_result_t cai_impl_check_extents(const cai_impl_reader_t *reader, cai_shared_t *shared)
+/* Check what was read, beside the arguments before it. */
+CAI_IMPL cai_impl_result_t cai_impl_check_view(const cai_impl_reader_t *reader, cai_shared_t *shared)
 {
     const cai_view_t  *view = reader->view;
-    const cai_status_t status = cai_impl_check_shared(reader->request, &view->tensor, shared);
+    const cai_status_t status = cai_impl_check_form(reader->request, &view->tensor, view->flags, &view->impl_layout, shared);
     cai_error_t        error;
     char               source[256];
     if (CAI_IMPL_LIKELY(status == CAI_OK))
@@ -441,7 +459,7 @@ CAI_API int cai_view_acquire(cai_state_t *state, PyObject *object, const cai_req
     cai_impl_result_t result = cai_impl_read_any(&reader, told);
     memset(&shared, 0, sizeof(shared));
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
-        result = cai_impl_check_extents(&reader, &shared);
+        result = cai_impl_check_view(&reader, &shared);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
         result = cai_impl_order_view(&reader, order.mode == CAI_ORDER_WAIT ? order.stream : view->stream);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))

@@ -27,15 +27,16 @@ typedef enum cai_impl_source {
     CAI_IMPL_SOURCE_READY,   /* none: host memory, no elements, or the producer says that no order is needed */
     CAI_IMPL_SOURCE_STREAM,  /* the producer told its stream */
     CAI_IMPL_SOURCE_SILENT,  /* the producer tells no stream: legacy is assumed */
-    CAI_IMPL_SOURCE_ORDERED, /* the producer was passed the consumer's stream, and has ordered its work before it */
-    CAI_IMPL_SOURCE_PINNED   /* as STREAM or SILENT, in memory that host code sees as soon as it is given back */
+    CAI_IMPL_SOURCE_ORDERED  /* the producer was passed the consumer's stream, and has ordered its work before it */
 } cai_impl_source_t;
 
 /* The order of one view: filled by the reader of its protocol, then by the choice of the consumer's stream. */
 typedef struct cai_impl_order_record {
     cai_impl_source_t source;
     cai_order_mode_t  mode;
+    bool              pinned;    /* memory that host code sees as soon as it is given back */
     int32_t           device_id; /* whose 1 and 2 are meant; -1: the current device's */
+    unsigned long     thread;    /* whose 2 is meant */
     cai_stream_t      producer, consumer;
 } cai_impl_order_record_t;
 
@@ -71,8 +72,8 @@ CAI_IMPL cai_impl_wait_t cai_impl_wait_after(const cai_impl_order_record_t *reco
 {
     const bool used = record->mode == CAI_ORDER_WAIT || record->mode == CAI_ORDER_ADOPT;
     const bool known = record->source == CAI_IMPL_SOURCE_STREAM && record->producer == record->consumer;
-    return cai_impl_wait_for(used && !known && record->source != CAI_IMPL_SOURCE_READY, record->consumer,
-                         record->device_id);
+    const bool pending = record->source != CAI_IMPL_SOURCE_READY && !known;
+    return cai_impl_wait_for(used && (pending || record->pinned), record->consumer, record->device_id);
 }
 
 /* Stream numbers below 3 mean the current device's streams, so that their device has to be current. */
@@ -128,6 +129,13 @@ CAI_IMPL_COLD cai_status_t cai_impl_wait_perform(const cai_impl_wait_t *wait, ca
     return CAI_OK;
 }
 
+CAI_IMPL_COLD cai_status_t cai_impl_wait_for_device(int32_t device_id, cai_error_t *error)
+{
+    (void)device_id;
+    (void)error;
+    return CAI_OK;
+}
+
 #else
 
 CAI_API cai_status_t cai_stream_is_capturing(cai_stream_t stream, bool *capturing, cai_error_t *error)
@@ -149,38 +157,54 @@ CAI_IMPL bool cai_impl_cannot_wait_after(const cai_impl_order_record_t *record)
     return false;
 }
 
+CAI_IMPL_COLD cai_status_t cai_impl_wait_refused(const cai_impl_order_record_t *record, const char *who,
+                                                 cai_error_t *error)
+{
+    if (record->mode == CAI_ORDER_BLOCK)
+        return cai_error_set(error, CAI_ERROR_STREAM_CAPTURE,
+                             "its producer uses stream %p, which captures a graph, so that the host cannot wait for it: use "
+                             "cai_order_adopt(), or cai_order_none() if the data is complete",
+                             CAI_IMPL_CAST(void *, record->producer));
+    return cai_error_set(error, CAI_ERROR_STREAM_CAPTURE,
+                         "its producer uses stream %p, the consumer stream %p, and %s captures a graph: let both use the "
+                         "capturing stream, or use cai_order_none() if the data is complete",
+                         CAI_IMPL_CAST(void *, record->producer), CAI_IMPL_CAST(void *, record->consumer), who);
+}
+
 /* Whether the host may wait for the record's producer: refused while a graph capture is involved on either side. */
 CAI_IMPL cai_status_t cai_impl_wait_check(const cai_impl_order_record_t *record, cai_error_t *error)
 {
     bool         producer = false, consumer = false;
-    cai_status_t status =
-        cai_impl_stream_is_capturing_on(record->producer, record->device_id, &producer, error);
+    cai_status_t status = cai_impl_stream_is_capturing_on(record->producer, record->device_id, &producer, error);
     if (status == CAI_OK && record->mode != CAI_ORDER_BLOCK)
         status = cai_impl_stream_is_capturing_on(record->consumer, record->device_id, &consumer, error);
     if (status != CAI_OK || (!producer && !consumer))
         return status;
-    return cai_error_set(error, CAI_ERROR_STREAM_CAPTURE,
-                         "its producer uses stream %p, the consumer stream %p, and %s captures a graph: let both use the "
-                         "capturing stream, or use cai_order_none() if the data is complete",
-                         CAI_IMPL_CAST(void *, record->producer), CAI_IMPL_CAST(void *, record->consumer),
-                         producer && consumer ? "each" : producer ? "the first" : "the second");
+    return cai_impl_wait_refused(record, producer && consumer ? "each" : producer ? "the first" : "the second", error);
 }
 
-/* Wait on the host until the stream's work is done; blocks. Bracketed by the relaxed capture mode, since the same call
- * would otherwise break any capture that is under way elsewhere in the process. */
+/* Wait on the host until the stream's work is done; blocks. */
 CAI_IMPL_COLD cai_status_t cai_impl_wait_perform(const cai_impl_wait_t *wait, cai_error_t *error)
 {
-    enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
-    cai_device_guard_t         guard;
-    cai_status_t status = cai_impl_stream_guard_enter(&guard, wait->stream, wait->device_id, error), left;
+    cai_device_guard_t guard;
+    cai_status_t       status = cai_impl_stream_guard_enter(&guard, wait->stream, wait->device_id, error), left;
     if (status != CAI_OK)
         return status;
-    status = cai_cuda_status(CAI_CUDA(cudaThreadExchangeStreamCaptureMode)(&mode),
-                             "cudaThreadExchangeStreamCaptureMode", error);
-    if (status == CAI_OK) {
-        status = cai_cuda_status(CAI_CUDA(cudaStreamSynchronize)(wait->stream), "cudaStreamSynchronize", error);
-        (void)CAI_CUDA(cudaThreadExchangeStreamCaptureMode)(&mode);
-    }
+    status = cai_impl_stream_barrier(wait->stream, error);
+    left = cai_device_guard_leave(&guard, status == CAI_OK ? error : NULL);
+    return status != CAI_OK ? status : left;
+}
+
+/* The same for everything that is on the device, where the stream cannot be named; -1: the current one. */
+CAI_IMPL_COLD cai_status_t cai_impl_wait_for_device(int32_t device_id, cai_error_t *error)
+{
+    cai_device_guard_t guard;
+    cai_status_t       status, left;
+    guard.previous = -1;
+    status = device_id < 0 ? CAI_OK : cai_device_guard_enter(&guard, device_id, error);
+    if (status != CAI_OK)
+        return status;
+    status = cai_impl_device_barrier(error);
     left = cai_device_guard_leave(&guard, status == CAI_OK ? error : NULL);
     return status != CAI_OK ? status : left;
 }

@@ -233,7 +233,7 @@ CAI_IMPL cai_status_t cai_impl_refine_device(const cai_impl_reader_t *reader, ca
     return status;
 }
 
-CAI_IMPL_COLD cai_impl_result_t cai_impl_refuse_request(const cai_impl_reader_t *reader, uint32_t protocol,
+CAI_IMPL_COLD cai_impl_result_t cai_impl_refuse_kind(const cai_impl_reader_t *reader, uint32_t protocol,
                                                         cai_status_t status)
 {
     const cai_tensor_t *tensor = &reader->view->tensor;
@@ -248,27 +248,21 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_refuse_request(const cai_impl_reader_t 
     return other ? CAI_IMPL_UNREADABLE : CAI_IMPL_REFUSED;
 }
 
-/* Validate the tensor that is in the view, and bring it into the form that a view promises. */
-CAI_IMPL cai_impl_result_t cai_impl_settle(const cai_impl_reader_t *reader, uint32_t protocol,
-                                           cai_impl_layout_t *layout)
+/* The last step of every reader: validate the tensor that is in the view, bring it into the form that a view promises,
+ * and see that it is of the kind that was asked for. Its form is checked when the arguments before it are known. */
+CAI_IMPL cai_impl_result_t cai_impl_settle(const cai_impl_reader_t *reader, uint32_t protocol)
 {
+    cai_view_t  *view = reader->view;
     cai_error_t  error;
-    cai_status_t status = cai_impl_view_settle(reader->view, layout, &error);
+    cai_status_t status = cai_impl_view_settle(view, &error);
     if (CAI_IMPL_LIKELY(status == CAI_OK))
         status = cai_impl_refine_device(reader, &error);
-    return CAI_IMPL_LIKELY(status == CAI_OK) ? CAI_IMPL_READ
-                                             : cai_impl_refuse(reader, protocol, CAI_IMPL_UNREADABLE, &error);
-}
-
-/* The last step of every reader: check a settled view against the request. */
-CAI_IMPL cai_impl_result_t cai_impl_accept(const cai_impl_reader_t *reader, uint32_t protocol,
-                                           const cai_impl_layout_t *layout)
-{
-    const cai_status_t status =
-        cai_impl_check_alone(reader->request, &reader->view->tensor, reader->view->flags, layout);
     if (CAI_IMPL_UNLIKELY(status != CAI_OK))
-        return cai_impl_refuse_request(reader, protocol, status);
-    reader->view->protocol = protocol;
+        return cai_impl_refuse(reader, protocol, CAI_IMPL_UNREADABLE, &error);
+    status = cai_impl_check_kind(reader->request, &view->tensor);
+    if (CAI_IMPL_UNLIKELY(status != CAI_OK))
+        return cai_impl_refuse_kind(reader, protocol, status);
+    view->protocol = protocol;
     return CAI_IMPL_READ;
 }
 
@@ -309,22 +303,20 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_abandon(cai_view_t *view, cai_impl_resu
     return result;
 }
 
-/* Note how the producer's work is ordered. Memory without elements has none; pinned memory is seen by host code. */
+/* Note how the producer's work is ordered. Memory without elements has none; pinned memory is seen by host code, and
+ * belongs to no device: the streams that 1 and 2 mean are those of the device that is current now. */
 CAI_IMPL void cai_impl_set_source(cai_view_t *view, cai_impl_source_t source, cai_stream_t producer)
 {
     cai_impl_order_record_t *record = &view->impl_order;
     const int32_t            type = view->tensor.device.device_type;
     record->producer = producer;
     record->device_id = view->tensor.device.device_id;
-    record->source = source;
-    if (view->size == 0 || type == CAI_DEVICE_CPU)
-        record->source = CAI_IMPL_SOURCE_READY;
-    else if (type == CAI_DEVICE_CUDA_HOST) {
-        record->source = CAI_IMPL_SOURCE_PINNED;
-        record->device_id = -1;
-    }
+    record->source = view->size == 0 || type == CAI_DEVICE_CPU ? CAI_IMPL_SOURCE_READY : source;
+    record->pinned = type == CAI_DEVICE_CUDA_HOST && view->size > 0;
     if (type == CAI_DEVICE_CPU)
         return;
+    if (CAI_IMPL_UNLIKELY(record->pinned) && cai_current_device(&record->device_id, NULL) != CAI_OK)
+        record->device_id = -1;
     if (source == CAI_IMPL_SOURCE_STREAM)
         view->flags |= CAI_HAS_STREAM;
     if (source == CAI_IMPL_SOURCE_SILENT || source == CAI_IMPL_SOURCE_ORDERED)

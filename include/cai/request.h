@@ -95,7 +95,7 @@ CAI_API const char *cai_device_words(int32_t device_type, char *text);
 /**
  * Check a sound tensor (cai_tensor_validate) against a request. `flags` are the tensor's (CAI_READONLY). `shared` (NULL:
  * the argument stands alone) is compared and filled; arguments are checked in their order. On failure the status says
- * which wish was not met, in the order memory, dtype, shape, layout, writable, and `error` (may be NULL) has the whole
+ * which wish was not met, in the order memory, dtype, likeness to argument 0 in these, shape, layout, writable, and `error` (may be NULL) has the whole
  * message: "argument 'x': expected float32, 2-d; got float64, shape (3, 4)".
  */
 CAI_API CAI_NODISCARD cai_status_t cai_request_check(const cai_request_t *request, const cai_tensor_t *tensor,
@@ -226,6 +226,8 @@ CAI_IMPL bool cai_impl_layout_wanted(const cai_request_t *request, const cai_ten
                                      const cai_impl_layout_t *layout)
 {
     const uint32_t require = request->require;
+    if (layout->size == 0)
+        return true;
     if ((require & CAI_UNALIGNED_OK) == 0 && !cai_tensor_is_aligned(tensor))
         return false;
     if (layout->c_contiguous && (require & CAI_F_CONTIGUOUS) == 0)
@@ -241,46 +243,59 @@ CAI_IMPL bool cai_impl_layout_wanted(const cai_request_t *request, const cai_ten
     return (require & CAI_NO_NEGATIVE_STRIDES) == 0 || !cai_tensor_has_negative_strides(tensor);
 }
 
-/* What a tensor has to be by itself, whatever the other arguments are. */
-CAI_IMPL cai_status_t cai_impl_check_alone(const cai_request_t *request, const cai_tensor_t *tensor, uint32_t flags,
-                                           const cai_impl_layout_t *layout)
-{
-    if (CAI_IMPL_UNLIKELY((cai_device_memory(tensor->device.device_type) & cai_request_memory(request)) == 0))
-        return CAI_ERROR_DEVICE_MISMATCH;
-    if (CAI_IMPL_UNLIKELY(!cai_impl_dtype_wanted(request, tensor->dtype)))
-        return CAI_ERROR_DTYPE_MISMATCH;
-    if (CAI_IMPL_UNLIKELY(!cai_impl_ndim_wanted(request, tensor->ndim)))
-        return CAI_ERROR_INVALID_SHAPE;
-    if (CAI_IMPL_UNLIKELY((request->require & CAI_NONEMPTY) != 0 && layout->size == 0))
-        return CAI_ERROR_INVALID_SHAPE;
-    if (CAI_IMPL_UNLIKELY(!cai_impl_layout_wanted(request, tensor, layout)))
-        return CAI_ERROR_LAYOUT_MISMATCH;
-    if (CAI_IMPL_UNLIKELY((request->require & CAI_WRITABLE) != 0 && (flags & CAI_READONLY) != 0))
-        return CAI_ERROR_READ_ONLY_ACCESS;
-    return CAI_OK;
-}
-
 CAI_IMPL bool cai_impl_is_host(const cai_tensor_t *tensor)
 {
     return tensor->device.device_type == CAI_DEVICE_CPU;
 }
 
-/* What it has to be beside the others: extents, and what argument 0 is. */
-CAI_IMPL cai_status_t cai_impl_check_shared(const cai_request_t *request, const cai_tensor_t *tensor,
-                                            cai_shared_t *shared)
+/* What the elements have to be, and where. An array may look better in these by another protocol. */
+CAI_IMPL cai_status_t cai_impl_check_kind(const cai_request_t *request, const cai_tensor_t *tensor)
 {
-    const uint32_t      require = request->require;
-    const cai_tensor_t *first = shared->first != NULL ? shared->first : tensor;
+    if (CAI_IMPL_UNLIKELY((cai_device_memory(tensor->device.device_type) & cai_request_memory(request)) == 0))
+        return CAI_ERROR_DEVICE_MISMATCH;
+    return CAI_IMPL_LIKELY(cai_impl_dtype_wanted(request, tensor->dtype)) ? CAI_OK : CAI_ERROR_DTYPE_MISMATCH;
+}
+
+/* What it has to be like argument 0 in, other than the shape. */
+CAI_IMPL cai_status_t cai_impl_check_likeness(uint32_t require, const cai_tensor_t *tensor, const cai_tensor_t *first)
+{
     if (CAI_IMPL_UNLIKELY((require & CAI_SAME_DEVICE) != 0 && cai_impl_is_host(tensor) != cai_impl_is_host(first)))
         return CAI_ERROR_DEVICE_MISMATCH;
     if (CAI_IMPL_UNLIKELY((require & CAI_SAME_DTYPE) != 0 && !cai_dtype_equal(tensor->dtype, first->dtype)))
         return CAI_ERROR_DTYPE_MISMATCH;
-    if (CAI_IMPL_UNLIKELY((require & CAI_SAME_SHAPE) != 0 && !cai_impl_same_shape(tensor, first)))
-        return CAI_ERROR_INVALID_SHAPE;
-    if (CAI_IMPL_UNLIKELY(!cai_impl_extents_wanted(request, tensor, shared)))
-        return CAI_ERROR_INVALID_SHAPE;
-    shared->first = first;
     return CAI_OK;
+}
+
+CAI_IMPL bool cai_impl_shape_wanted(const cai_request_t *request, const cai_tensor_t *tensor, int64_t size,
+                                    const cai_tensor_t *first, cai_shared_t *shared)
+{
+    if ((request->require & CAI_NONEMPTY) != 0 && size == 0)
+        return false;
+    if ((request->require & CAI_SAME_SHAPE) != 0 && !cai_impl_same_shape(tensor, first))
+        return false;
+    return cai_impl_ndim_wanted(request, tensor->ndim) && cai_impl_extents_wanted(request, tensor, shared);
+}
+
+/* Everything else, by itself and beside the arguments before it. `shared` is as it was, unless the result is CAI_OK. */
+CAI_IMPL cai_status_t cai_impl_check_form(const cai_request_t *request, const cai_tensor_t *tensor, uint32_t flags,
+                                          const cai_impl_layout_t *layout, cai_shared_t *shared)
+{
+    const cai_tensor_t *first = shared->first != NULL ? shared->first : tensor;
+    const uint32_t      known = shared->known;
+    cai_status_t        status = cai_impl_check_likeness(request->require, tensor, first);
+    if (CAI_IMPL_UNLIKELY(status != CAI_OK))
+        return status;
+    if (CAI_IMPL_UNLIKELY(!cai_impl_shape_wanted(request, tensor, layout->size, first, shared)))
+        status = CAI_ERROR_INVALID_SHAPE;
+    else if (CAI_IMPL_UNLIKELY(!cai_impl_layout_wanted(request, tensor, layout)))
+        status = CAI_ERROR_LAYOUT_MISMATCH;
+    else if (CAI_IMPL_UNLIKELY((request->require & CAI_WRITABLE) != 0 && (flags & CAI_READONLY) != 0))
+        status = CAI_ERROR_READ_ONLY_ACCESS;
+    if (CAI_IMPL_LIKELY(status == CAI_OK))
+        shared->first = first;
+    else if (status != CAI_ERROR_INVALID_SHAPE)
+        shared->known = known; /* an extent that it brings itself would be no wish */
+    return status;
 }
 
 CAI_API cai_status_t cai_request_check(const cai_request_t *request, const cai_tensor_t *tensor, uint32_t flags,
@@ -294,10 +309,11 @@ CAI_API cai_status_t cai_request_check(const cai_request_t *request, const cai_t
         shared = &alone;
     }
     layout.size = cai_tensor_size(tensor);
+    layout.nbytes = cai_tensor_nbytes(tensor);
     layout.c_contiguous = cai_tensor_is_c_contiguous(tensor);
-    status = cai_impl_check_alone(request, tensor, flags, &layout);
+    status = cai_impl_check_kind(request, tensor);
     if (status == CAI_OK)
-        status = cai_impl_check_shared(request, tensor, shared);
+        status = cai_impl_check_form(request, tensor, flags, &layout, shared);
     return status == CAI_OK ? CAI_OK : cai_request_explain(request, tensor, flags, shared, status, NULL, error);
 }
 

@@ -103,20 +103,55 @@ CAI_IMPL_COLD cai_impl_text_t cai_impl_text_begin(char *buffer, size_t size)
     return text;
 }
 
+/* The bytes of the UTF-8 sequence that begins at `at`; 0 if none does, as at a cut. */
+CAI_IMPL_COLD size_t cai_impl_utf8_length(const char *at)
+{
+    const unsigned char first = CAI_IMPL_CAST(unsigned char, at[0]);
+    const size_t        length = first < 0x80 ? 1 : first < 0xC2 ? 0 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : first < 0xF5 ? 4 : 0;
+    for (size_t i = 1; i < length; i++) {
+        if ((CAI_IMPL_CAST(unsigned char, at[i]) & 0xC0u) != 0x80u)
+            return 0;
+    }
+    return length;
+}
+
+/* Make what was quoted from elsewhere one line of UTF-8: control characters become spaces, other bytes question marks. */
+CAI_IMPL_COLD void cai_impl_text_clean(char *at)
+{
+    while (*at != '\0') {
+        const size_t length = cai_impl_utf8_length(at);
+        if (length == 0)
+            *at = '?';
+        else if (length == 1 && (CAI_IMPL_CAST(unsigned char, *at) < 0x20 || *at == 0x7F))
+            *at = ' ';
+        at += length == 0 ? 1 : length;
+    }
+}
+
+/* Where to cut before the end of a buffer, so that no sequence is cut in two. */
+CAI_IMPL_COLD size_t cai_impl_text_cut(const char *buffer, size_t end)
+{
+    while (end > 0 && (CAI_IMPL_CAST(unsigned char, buffer[end]) & 0xC0u) == 0x80u)
+        end--;
+    return end;
+}
+
 CAI_IMPL_COLD CAI_IMPL_PRINTF(2, 0) void cai_impl_text_add_list(cai_impl_text_t *text, const char *format,
                                                                 va_list arguments)
 {
+    char        *added = text->buffer + text->length;
     const size_t room = text->size - text->length;
-    const int    wanted = vsnprintf(text->buffer + text->length, room, format, arguments);
+    const int    wanted = vsnprintf(added, room, format, arguments);
     if (wanted < 0)
         return;
     if (CAI_IMPL_CAST(size_t, wanted) < room) {
         text->length += CAI_IMPL_CAST(size_t, wanted);
-        return;
+    } else if (text->size > 3) {
+        memcpy(text->buffer + cai_impl_text_cut(text->buffer, text->size - 4), "...", 4);
+        text->length = text->size - 1; /* nothing is added behind the mark */
+        text->buffer[text->length] = '\0';
     }
-    text->length = text->size - 1;
-    if (text->size > 3)
-        memcpy(text->buffer + text->size - 4, "...", 4);
+    cai_impl_text_clean(added);
 }
 
 CAI_IMPL_COLD CAI_IMPL_PRINTF(2, 3) void cai_impl_text_add(cai_impl_text_t *text, const char *format, ...)

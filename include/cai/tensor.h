@@ -41,7 +41,7 @@ CAI_API bool cai_tensor_is_c_contiguous(const cai_tensor_t *tensor);
 CAI_API bool cai_tensor_is_f_contiguous(const cai_tensor_t *tensor);
 /** Whether the first element lies at a multiple of cai_dtype_alignment; always, when there are no elements. */
 CAI_API bool cai_tensor_is_aligned(const cai_tensor_t *tensor);
-/** Whether a stride is negative in a dimension of more than one element. */
+/** Whether a stride is negative in a dimension of more than one element; never, when there are no elements. */
 CAI_API bool cai_tensor_has_negative_strides(const cai_tensor_t *tensor);
 /**
  * Whether two indices may mean one element (broadcast arrays, sliding windows). Exact where the dimensions nest, as they
@@ -58,12 +58,13 @@ CAI_API void cai_c_contiguous_strides(int32_t ndim, const int64_t *shape, int64_
 
 /* What one pass over the dimensions finds; the rest is asked only of tensors that are not C-contiguous. */
 typedef struct cai_impl_layout {
-    int64_t size;
+    int64_t size, nbytes; /* elements, and the bytes of as many whole items */
     bool    c_contiguous;
 } cai_impl_layout_t;
 
 /* A negative extent, or a product that overflowed: refused, unless an extent of 0 makes the array empty after all. */
-CAI_IMPL_COLD cai_status_t cai_impl_extents_unusual(const cai_tensor_t *tensor, cai_error_t *error)
+CAI_IMPL_COLD cai_status_t cai_impl_extents_unusual(const cai_tensor_t *tensor, cai_impl_layout_t *layout,
+                                                    cai_error_t *error)
 {
     bool empty = false;
     for (int32_t i = 0; i < tensor->ndim; i++) {
@@ -72,15 +73,19 @@ CAI_IMPL_COLD cai_status_t cai_impl_extents_unusual(const cai_tensor_t *tensor, 
                                  CAI_IMPL_CAST(long long, tensor->shape[i]));
         empty |= tensor->shape[i] == 0;
     }
+    layout->size = layout->nbytes = 0;
+    layout->c_contiguous = true;
     if (empty)
         return CAI_OK;
     return cai_error_set(error, CAI_ERROR_INVALID_SHAPE, "the size in bytes of this shape does not fit 63 bits");
 }
 
-/* The offsets in bytes of the lowest and the highest element's first byte; false if they do not fit 63 bits. */
+/* The items, of `itemsize` units each, from the lowest to the end of the highest: offsets [*low, *high) from the first,
+ * in those units; false if they do not fit 63 bits. */
 CAI_IMPL bool cai_impl_bounds(const cai_tensor_t *tensor, int64_t itemsize, int64_t *low, int64_t *high)
 {
-    *low = *high = 0;
+    *low = 0;
+    *high = itemsize;
     for (int32_t i = 0; i < tensor->ndim; i++) {
         int64_t *end = tensor->strides[i] < 0 ? low : high, reach;
         if (tensor->shape[i] > 1 && (__builtin_mul_overflow(tensor->strides[i], tensor->shape[i] - 1, &reach) ||
@@ -91,16 +96,15 @@ CAI_IMPL bool cai_impl_bounds(const cai_tensor_t *tensor, int64_t itemsize, int6
     return true;
 }
 
-/* Whether [data + low, data + high + itemsize) lies in the address space. */
-CAI_IMPL bool cai_impl_address_fits(const cai_tensor_t *tensor, int64_t low, int64_t high, int64_t itemsize)
+/* Whether [data + low, data + high) lies in the address space. */
+CAI_IMPL bool cai_impl_address_fits(const cai_tensor_t *tensor, int64_t low, int64_t high)
 {
     uint64_t address = CAI_IMPL_BITS(uint64_t, tensor->data), end;
     if (__builtin_add_overflow(address, tensor->byte_offset, &address))
         return false;
     if (address < CAI_IMPL_CAST(uint64_t, -(low + 1)) + 1 && low < 0)
         return false;
-    return !__builtin_add_overflow(address, CAI_IMPL_CAST(uint64_t, high), &end) &&
-           !__builtin_add_overflow(end, CAI_IMPL_CAST(uint64_t, itemsize), &end);
+    return !__builtin_add_overflow(address, CAI_IMPL_CAST(uint64_t, high), &end);
 }
 
 CAI_IMPL_COLD cai_status_t cai_impl_strides_refused(cai_error_t *error)
@@ -125,15 +129,17 @@ CAI_IMPL_COLD cai_status_t cai_impl_tensor_incomplete(const cai_tensor_t *tensor
     return cai_error_set(error, CAI_ERROR_INCOMPLETE_INTERFACE, "a NULL pointer for an array that has elements");
 }
 
-/* Refuses elements whose bytes do not all have an address. */
-CAI_IMPL cai_status_t cai_impl_reach_check(const cai_tensor_t *tensor, const cai_impl_layout_t *layout, int64_t nbytes,
+/* Refuses elements whose bytes do not all have an address; there is at least one. */
+CAI_IMPL cai_status_t cai_impl_reach_check(const cai_tensor_t *tensor, const cai_impl_layout_t *layout,
                                            cai_error_t *error)
 {
-    const int64_t itemsize = cai_dtype_itemsize(tensor->dtype);
-    int64_t       low = 0, high = nbytes - itemsize;
-    if (!layout->c_contiguous && CAI_IMPL_UNLIKELY(!cai_impl_bounds(tensor, itemsize, &low, &high)))
+    int64_t low = 0, high = layout->nbytes;
+    if (CAI_IMPL_UNLIKELY(tensor->data == NULL))
+        return cai_impl_tensor_incomplete(tensor, error);
+    if (!layout->c_contiguous &&
+        CAI_IMPL_UNLIKELY(!cai_impl_bounds(tensor, cai_dtype_itemsize(tensor->dtype), &low, &high)))
         return cai_impl_strides_refused(error);
-    if (CAI_IMPL_UNLIKELY(!cai_impl_address_fits(tensor, low, high, itemsize)))
+    if (CAI_IMPL_UNLIKELY(!cai_impl_address_fits(tensor, low, high)))
         return cai_impl_strides_refused(error);
     return CAI_OK;
 }
@@ -142,26 +148,21 @@ CAI_IMPL cai_status_t cai_impl_reach_check(const cai_tensor_t *tensor, const cai
  * strides are not NULL. */
 CAI_IMPL cai_status_t cai_impl_layout_find(const cai_tensor_t *tensor, cai_impl_layout_t *layout, cai_error_t *error)
 {
-    int64_t size = 1, nbytes;
-    bool    contiguous = true;
+    bool sound = true;
+    layout->size = 1;
+    layout->c_contiguous = true;
     for (int32_t i = tensor->ndim - 1; i >= 0; i--) {
         const int64_t extent = tensor->shape[i];
         if (extent == 1)
             continue;
-        contiguous &= tensor->strides[i] == size;
-        if (CAI_IMPL_UNLIKELY(extent < 0 || __builtin_mul_overflow(size, extent, &size))) {
-            const cai_status_t status = cai_impl_extents_unusual(tensor, error);
-            if (status != CAI_OK)
-                return status;
-            size = 0;
-            break;
-        }
+        layout->c_contiguous &= tensor->strides[i] == layout->size;
+        sound &= extent >= 0 && !__builtin_mul_overflow(layout->size, extent, &layout->size);
     }
-    if (CAI_IMPL_UNLIKELY(__builtin_mul_overflow(size, cai_dtype_itemsize(tensor->dtype), &nbytes)))
-        return cai_impl_extents_unusual(tensor, error);
-    layout->size = size;
-    layout->c_contiguous = contiguous || size == 0;
-    return size == 0 ? CAI_OK : cai_impl_reach_check(tensor, layout, nbytes, error);
+    sound &= !__builtin_mul_overflow(layout->size, cai_dtype_itemsize(tensor->dtype), &layout->nbytes);
+    if (CAI_IMPL_UNLIKELY(!sound))
+        return cai_impl_extents_unusual(tensor, layout, error);
+    layout->c_contiguous |= layout->size == 0;
+    return CAI_OK;
 }
 
 /* What cai_impl_layout_find relies on, and the address. A tensor with strides of NULL is given none here. */
@@ -199,29 +200,29 @@ CAI_API cai_status_t cai_tensor_validate(const cai_tensor_t *tensor, cai_error_t
         copy.strides = strides;
     }
     status = cai_impl_layout_find(&copy, &layout, error);
-    if (status == CAI_OK && layout.size > 0 && tensor->data == NULL)
-        return cai_impl_tensor_incomplete(tensor, error);
-    return status;
+    return status != CAI_OK || layout.size == 0 ? status : cai_impl_reach_check(&copy, &layout, error);
 }
 
+/* Unsigned, since the product of the other extents may overflow where one of them is 0. */
 CAI_API int64_t cai_tensor_size(const cai_tensor_t *tensor)
 {
-    int64_t size = 1;
-    for (int32_t i = 0; i < tensor->ndim; i++) {
-        if (tensor->shape[i] == 0)
-            return 0;
-        size *= tensor->shape[i];
-    }
-    return size;
+    uint64_t size = 1;
+    for (int32_t i = 0; i < tensor->ndim; i++)
+        size *= CAI_IMPL_CAST(uint64_t, tensor->shape[i]);
+    return CAI_IMPL_CAST(int64_t, size);
+}
+
+/* Bytes of so many items without gaps. Validation bounds items * ceil(bits / 8), not items * bits: whole groups of eight
+ * items first. */
+CAI_IMPL int64_t cai_impl_packed_bytes(int64_t items, cai_dtype_t dtype)
+{
+    const int64_t bits = CAI_IMPL_CAST(int64_t, dtype.bits) * dtype.lanes;
+    return bits % 8 == 0 ? items * (bits / 8) : items / 8 * bits + (items % 8 * bits + 7) / 8;
 }
 
 CAI_API int64_t cai_tensor_nbytes(const cai_tensor_t *tensor)
 {
-    const int64_t size = cai_tensor_size(tensor), bits = CAI_IMPL_CAST(int64_t, tensor->dtype.bits) * tensor->dtype.lanes;
-    if (bits % 8 == 0)
-        return size * (bits / 8);
-    /* Validation bounds size * ceil(bits / 8), not size * bits: whole groups of eight items first. */
-    return size / 8 * bits + (size % 8 * bits + 7) / 8;
+    return cai_impl_packed_bytes(cai_tensor_size(tensor), tensor->dtype);
 }
 
 CAI_API void *cai_tensor_data(const cai_tensor_t *tensor)
@@ -238,22 +239,23 @@ CAI_API void cai_tensor_bounds(const cai_tensor_t *tensor, int64_t *low, int64_t
         *high = cai_tensor_nbytes(tensor);
         return;
     }
-    (void)cai_impl_bounds(tensor, cai_dtype_itemsize(tensor->dtype), low, high);
-    *high += cai_dtype_itemsize(tensor->dtype);
+    (void)cai_impl_bounds(tensor, 1, low, high);
+    *low = -cai_impl_packed_bytes(-*low, tensor->dtype);
+    *high = cai_impl_packed_bytes(*high, tensor->dtype);
 }
 
 /* Contiguity in one order: `step` is -1 from the last dimension (C) or 1 from the first (Fortran). */
 CAI_IMPL bool cai_impl_is_dense(const cai_tensor_t *tensor, int32_t first, int32_t step)
 {
-    int64_t expected = 1;
-    bool    dense = true;
+    uint64_t expected = 1; /* which may overflow before an extent of 0 is met */
+    bool     dense = true;
     for (int32_t n = 0, i = first; n < tensor->ndim; n++, i += step) {
         if (tensor->shape[i] == 0)
             return true;
         if (tensor->shape[i] == 1)
             continue;
-        dense &= tensor->strides[i] == expected;
-        expected *= tensor->shape[i];
+        dense &= CAI_IMPL_CAST(uint64_t, tensor->strides[i]) == expected;
+        expected *= CAI_IMPL_CAST(uint64_t, tensor->shape[i]);
     }
     return dense;
 }
@@ -282,22 +284,23 @@ CAI_API bool cai_tensor_is_aligned(const cai_tensor_t *tensor)
 
 CAI_API bool cai_tensor_has_negative_strides(const cai_tensor_t *tensor)
 {
-    for (int32_t i = 0; tensor->strides != NULL && i < tensor->ndim; i++) {
-        if (tensor->shape[i] > 1 && tensor->strides[i] < 0)
-            return true;
-    }
-    return false;
+    bool negative = false;
+    for (int32_t i = 0; tensor->strides != NULL && i < tensor->ndim; i++)
+        negative |= tensor->shape[i] > 1 && tensor->strides[i] < 0;
+    return negative && cai_tensor_size(tensor) > 0;
 }
 
 CAI_API bool cai_tensor_may_self_overlap(const cai_tensor_t *tensor)
 {
-    int64_t steps[CAI_MAX_NDIM], extents[CAI_MAX_NDIM], reach = 0;
-    int32_t n = 0;
+    /* Unsigned: there may be 63 bits below the first element and 63 above. */
+    uint64_t steps[CAI_MAX_NDIM], extents[CAI_MAX_NDIM], reach = 0;
+    int32_t  n = 0;
     if (tensor->strides == NULL || cai_tensor_size(tensor) < 2)
         return false;
     for (int32_t i = 0; i < tensor->ndim; i++) { /* sorted by insertion, the smallest step first */
-        const int64_t step = tensor->strides[i] < 0 ? -tensor->strides[i] : tensor->strides[i];
-        int32_t       at = n;
+        const uint64_t stride = CAI_IMPL_CAST(uint64_t, tensor->strides[i]);
+        const uint64_t step = tensor->strides[i] < 0 ? 0 - stride : stride;
+        int32_t        at = n;
         if (tensor->shape[i] == 1)
             continue;
         for (; at > 0 && steps[at - 1] > step; at--) {
@@ -305,7 +308,7 @@ CAI_API bool cai_tensor_may_self_overlap(const cai_tensor_t *tensor)
             extents[at] = extents[at - 1];
         }
         steps[at] = step;
-        extents[at] = tensor->shape[i];
+        extents[at] = CAI_IMPL_CAST(uint64_t, tensor->shape[i]);
         n++;
     }
     for (int32_t i = 0; i < n; i++) {

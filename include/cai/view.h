@@ -27,6 +27,7 @@ typedef struct cai_view {
     int64_t size;
 
     /* Private: what is given back at release, and what an acquire in several steps remembers. */
+    cai_impl_layout_t       impl_layout;
     cai_impl_order_record_t impl_order;
     void                   *impl_object;                    /* PyObject, owned: the producer's object */
     void                   *impl_mask, *impl_descr;         /* PyObject, owned, or NULL */
@@ -70,6 +71,7 @@ CAI_IMPL void cai_impl_view_reset(cai_view_t *view)
     view->tensor.strides = view->impl_strides;
     view->impl_order.source = CAI_IMPL_SOURCE_READY;
     view->impl_order.mode = CAI_ORDER_NONE;
+    view->impl_order.pinned = false;
 }
 
 /* Start a tensor of `ndim` dimensions, whose shape and strides the caller then writes to the view's own arrays. */
@@ -96,14 +98,15 @@ CAI_IMPL_COLD cai_status_t cai_impl_stride_refused(int32_t dimension, int64_t by
                          CAI_IMPL_CAST(long long, bytes), CAI_IMPL_CAST(long long, itemsize));
 }
 
-/* Set one stride that a producer tells in bytes; the shape is there already. Where an extent is 1 or less the stride
- * means nothing, and producers put anything there. */
+/* Set one stride that a producer tells in bytes; the shape is there already. Where an extent is 1 or less, or
+ * any is 0, the stride means nothing, and producers put anything there. */
 CAI_IMPL cai_status_t cai_impl_view_set_byte_stride(cai_view_t *view, int32_t dimension, int64_t bytes,
                                                     cai_error_t *error)
 {
     const int64_t itemsize = cai_dtype_itemsize(view->tensor.dtype);
     view->impl_strides[dimension] = bytes / itemsize;
-    if (CAI_IMPL_UNLIKELY(view->impl_strides[dimension] * itemsize != bytes && view->impl_shape[dimension] > 1))
+    if (CAI_IMPL_UNLIKELY(view->impl_strides[dimension] * itemsize != bytes && view->impl_shape[dimension] > 1) &&
+        cai_tensor_size(&view->tensor) != 0)
         return cai_impl_stride_refused(dimension, bytes, itemsize, error);
     return CAI_OK;
 }
@@ -130,24 +133,21 @@ CAI_IMPL cai_status_t cai_impl_view_copy(cai_view_t *view, const cai_tensor_t *s
 }
 
 /* Validate what was copied, and bring it into the form that the view promises. */
-CAI_IMPL cai_status_t cai_impl_view_settle(cai_view_t *view, cai_impl_layout_t *layout, cai_error_t *error)
+CAI_IMPL cai_status_t cai_impl_view_settle(cai_view_t *view, cai_error_t *error)
 {
     cai_tensor_t *tensor = &view->tensor;
-    cai_status_t  status = cai_impl_layout_find(tensor, layout, error);
+    cai_status_t  status = cai_impl_layout_find(tensor, &view->impl_layout, error);
     if (CAI_IMPL_UNLIKELY(status != CAI_OK))
         return status;
-    view->size = layout->size;
-    if (CAI_IMPL_UNLIKELY(layout->size == 0)) {
-        /* Producers leave anything here: 0, a stale address, the address of a neighbour. */
-        tensor->data = NULL;
-        tensor->byte_offset = 0;
-        return CAI_OK;
+    view->size = view->impl_layout.size;
+    if (CAI_IMPL_LIKELY(view->size > 0)) {
+        status = cai_impl_reach_check(tensor, &view->impl_layout, error);
+        tensor->data = cai_tensor_data(tensor);
+    } else {
+        tensor->data = NULL; /* producers leave anything here: 0, a stale address, the address of a neighbour */
     }
-    if (CAI_IMPL_UNLIKELY(tensor->data == NULL))
-        return cai_impl_tensor_incomplete(tensor, error);
-    tensor->data = cai_tensor_data(tensor);
     tensor->byte_offset = 0;
-    return CAI_OK;
+    return status;
 }
 
 #endif /* CAI_VIEW_H */

@@ -109,13 +109,12 @@ static void count_deletion(cai_dlpack_managed_versioned_t *self)
 static cai_status_t read_managed(cai_view_t *view, cai_dlpack_managed_versioned_t *managed,
                                  const cai_request_t *request, cai_error_t *error)
 {
-    cai_impl_layout_t layout;
     cai_status_t      status;
     memset(view, 0x5A, sizeof(*view));
     cai_impl_view_reset(view);
     status = cai_impl_view_take_versioned(view, managed, error);
     if (status == CAI_OK)
-        status = cai_impl_view_settle(view, &layout, error);
+        status = cai_impl_view_settle(view, error);
     if (status == CAI_OK)
         status = cai_request_check(request, &view->tensor, view->flags, NULL, error);
     return status;

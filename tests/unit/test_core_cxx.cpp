@@ -178,9 +178,8 @@ Test(core_cxx, views_on_the_stack)
 {
     const sample      source(cai_int16(), {2, 3});
     cai_view_t        view;
-    cai_impl_layout_t layout;
     cai_impl_view_reset(&view);
     cr_expect(cai_impl_view_copy(&view, &source.tensor, nullptr) == CAI_OK);
-    cr_expect(cai_impl_view_settle(&view, &layout, nullptr) == CAI_OK);
-    cr_expect(view.size == 6 && layout.c_contiguous && view.tensor.shape == view.impl_shape);
+    cr_expect(cai_impl_view_settle(&view, nullptr) == CAI_OK);
+    cr_expect(view.size == 6 && view.impl_layout.c_contiguous && view.tensor.shape == view.impl_shape);
 }

@@ -257,8 +257,7 @@ Test(dtype, pitfall_33_names_of_numbers)
     }
 }
 
-/* Disabled until the header is mended: cai_dtype_name writes "V0", although the dtype is not known. */
-Test(dtype, opaque_items_of_no_bytes_are_unknown, .disabled = true)
+Test(dtype, opaque_items_of_no_bytes_are_unknown)
 {
     char name[CAI_DTYPE_NAME_SIZE];
     cr_expect_not(cai_dtype_is_known(make(3, 8, 0)));
@@ -633,6 +632,8 @@ Test(dtype, refused_typestrs_are_quoted)
         const char *text = refused_typestrs[i].text;
         cai_dtype_t read;
         cai_error_t error;
+        if (strchr(text, '\n') != NULL) /* a message is one line */
+            continue;
         error.message[0] = '\0';
         (void)!read_typestr(text, strlen(text), &read, &error);
         cr_expect_not_null(strstr(error.message, text), "'%s': %s", text, error.message);
@@ -719,9 +720,7 @@ Test(dtype, pitfall_08_sizes_do_not_wrap)
 }
 
 /* Typestrs that NumPy writes, of sizes that have no dtype here: they do parse. */
-/* Disabled until the header is mended: sizes of 0 and beyond 65535 are answered with INVALID_TYPESTR, as if they did
- * not parse. */
-Test(dtype, sizes_without_a_dtype_are_unknown_dtypes, .disabled = true)
+Test(dtype, sizes_without_a_dtype_are_unknown_dtypes)
 {
     static const char *const typestrs[] = {"|V65536", "|V100000", "|S65536", "<U70000", "|V0", "|S0", "<U0"};
     for (size_t i = 0; i < UNIT_COUNT(typestrs); i++) {
@@ -731,8 +730,7 @@ Test(dtype, sizes_without_a_dtype_are_unknown_dtypes, .disabled = true)
     }
 }
 
-/* Disabled until the header is mended: for a kind without a dtype, what follows the size is not looked at. */
-Test(dtype, datetime_units_are_in_brackets, .disabled = true)
+Test(dtype, datetime_units_are_in_brackets)
 {
     static const char *const typestrs[] = {"<M8[ns", "<M8ns]", "<M8garbage", "<U4[ns]", "|S4x", "|Oops"};
     for (size_t i = 0; i < UNIT_COUNT(typestrs); i++) {
@@ -758,10 +756,8 @@ Test(dtype, a_typestr_of_any_length_is_refused)
     free(text);
 }
 
-/* Messages are one line of UTF-8, whatever was read.
- *
- * Disabled until the header is mended: bytes are quoted as they came, up to the 64th. */
-Test(dtype, messages_about_typestrs_are_one_line_of_utf_8, .disabled = true)
+/* Messages are one line of UTF-8, whatever was read. */
+Test(dtype, messages_about_typestrs_are_one_line_of_utf_8)
 {
     char        text[129];
     cai_dtype_t read;
@@ -1050,8 +1046,7 @@ Test(dtype, records_need_bytes)
 }
 
 /* The size of repeated items is their number times the size of one. */
-/* Disabled until the header is mended: the item size of repeated items is taken as it is told. */
-Test(dtype, repeated_items_of_another_size, .disabled = true)
+Test(dtype, repeated_items_of_another_size)
 {
     static const format_case_t rows[] = {
         {"3f", 8, CAI_ERROR_INVALID_TYPESTR, 0},
@@ -1067,8 +1062,7 @@ Test(dtype, repeated_items_of_another_size, .disabled = true)
     }
 }
 
-/* Disabled until the header is mended: the byte order of repeated items is passed over. */
-Test(dtype, repeated_items_in_foreign_order, .disabled = true)
+Test(dtype, repeated_items_in_foreign_order)
 {
     cai_dtype_t read;
     cr_expect_eq(format_status(FOREIGN "3f", 12, &read), CAI_ERROR_ENDIANNESS_DETECTION);
@@ -1077,8 +1071,7 @@ Test(dtype, repeated_items_in_foreign_order, .disabled = true)
 }
 
 /* A record may also be written as its items in a row. */
-/* Disabled until the header is mended: several items without T{} are answered with INVALID_TYPESTR. */
-Test(dtype, items_in_a_row_are_a_record, .disabled = true)
+Test(dtype, items_in_a_row_are_a_record)
 {
     cai_dtype_t read = make(99, 99, 99);
     cr_expect_eq(format_status("fi", 8, &read), CAI_OK);
@@ -1088,8 +1081,7 @@ Test(dtype, items_in_a_row_are_a_record, .disabled = true)
 }
 
 /* PEP 3118: native size and order, without alignment. NumPy writes it for long double at odd addresses. */
-/* Disabled until the header is mended: '^' is not known as a byte order. */
-Test(dtype, native_order_without_alignment, .disabled = true)
+Test(dtype, native_order_without_alignment)
 {
     cai_dtype_t read = make(99, 99, 99);
     cr_expect_eq(format_status("^f", 4, &read), CAI_OK);
@@ -1098,8 +1090,7 @@ Test(dtype, native_order_without_alignment, .disabled = true)
 }
 
 /* n, N and P exist in the native mode only. */
-/* Disabled until the header is mended: these letters are accepted behind every byte order. */
-Test(dtype, letters_of_the_native_mode, .disabled = true)
+Test(dtype, letters_of_the_native_mode)
 {
     static const char *const texts[] = {"<n", "=n", "=N", "<N", "=P"};
     for (size_t i = 0; i < UNIT_COUNT(texts); i++) {
@@ -1109,9 +1100,7 @@ Test(dtype, letters_of_the_native_mode, .disabled = true)
     }
 }
 
-/* Disabled until the header is mended: only the first letter of a record, an array, a complex or a pointer is looked
- * at. */
-Test(dtype, unfinished_formats, .disabled = true)
+Test(dtype, unfinished_formats)
 {
     static const char *const texts[] = {"T", "T{", "T{f:x:", "(2,3", "(", "Z", "Zq", "X", "&", "f}"};
     for (size_t i = 0; i < UNIT_COUNT(texts); i++) {

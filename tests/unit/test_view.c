@@ -57,7 +57,7 @@ Test(view, reset_holds_nothing)
 /* Releasing it is harmless: nothing to wait for, whatever was in the memory before. */
 Test(view, reset_has_nothing_to_wait_for)
 {
-    for (int source = CAI_IMPL_SOURCE_READY; source <= CAI_IMPL_SOURCE_PINNED; source++) {
+    for (int source = CAI_IMPL_SOURCE_READY; source <= CAI_IMPL_SOURCE_ORDERED; source++) {
         for (int mode = CAI_ORDER_WAIT; mode <= CAI_ORDER_NONE; mode++) {
             cai_view_t view;
             memset(&view, 0x5A, sizeof(view));
@@ -232,21 +232,19 @@ Test(view, pitfall_31_byte_strides_that_mean_nothing)
     for (size_t i = 0; i < UNIT_COUNT(extents); i++) {
         for (size_t j = 0; j < UNIT_COUNT(strides); j++) {
             cai_view_t        view;
-            cai_impl_layout_t layout;
             make_view(&view);
             cr_assert_eq(cai_impl_view_start(&view, (void *)ADDRESS, device, cai_float64(), 1, NULL), CAI_OK);
             view.impl_shape[0] = extents[i];
             cr_expect_eq(cai_impl_view_set_byte_stride(&view, 0, strides[j], NULL), CAI_OK, "%lld",
                          (long long)strides[j]);
-            cr_expect_eq(cai_impl_view_settle(&view, &layout, NULL), CAI_OK, "%lld", (long long)strides[j]);
-            cr_expect(layout.c_contiguous, "%lld", (long long)strides[j]);
+            cr_expect_eq(cai_impl_view_settle(&view, NULL), CAI_OK, "%lld", (long long)strides[j]);
+            cr_expect(view.impl_layout.c_contiguous, "%lld", (long long)strides[j]);
         }
     }
 }
 
 /* An extent of 0 makes all strides of the array meaningless. */
-/* Disabled until the header is mended: only the dimension's own extent is looked at. */
-Test(view, pitfall_01_byte_strides_of_empty_arrays, .disabled = true)
+Test(view, pitfall_01_byte_strides_of_empty_arrays)
 {
     const cai_device_t device = {CAI_DEVICE_CUDA, 0};
     cai_view_t         view;
@@ -294,7 +292,6 @@ Test(view, pitfall_30_copy_without_strides)
 {
     int64_t            shape[3] = {2, 3, 4};
     const cai_tensor_t source = make_tensor(cai_int16(), 3, shape, NULL);
-    cai_impl_layout_t  layout;
     cai_view_t         view;
     make_view(&view);
     cr_expect_eq(cai_impl_view_copy(&view, &source, NULL), CAI_OK);
@@ -303,8 +300,8 @@ Test(view, pitfall_30_copy_without_strides)
     cr_expect_eq(view.impl_strides[1], 4);
     cr_expect_eq(view.impl_strides[2], 1);
     cr_expect_null(source.strides, "the producer's struct was written to");
-    cr_expect_eq(cai_impl_view_settle(&view, &layout, NULL), CAI_OK);
-    cr_expect(layout.c_contiguous);
+    cr_expect_eq(cai_impl_view_settle(&view, NULL), CAI_OK);
+    cr_expect(view.impl_layout.c_contiguous);
     cr_expect_eq(view.size, 24);
 }
 
@@ -312,14 +309,13 @@ Test(view, pitfall_04_copy_of_0_d)
 {
     cai_tensor_t      source = make_tensor(cai_int16(), 0, NULL, NULL);
     int64_t           unused[1] = {99};
-    cai_impl_layout_t layout;
     cai_view_t        view;
     for (int i = 0; i < 2; i++) {
         make_view(&view);
         cr_expect_eq(cai_impl_view_copy(&view, &source, NULL), CAI_OK);
-        cr_expect_eq(cai_impl_view_settle(&view, &layout, NULL), CAI_OK);
+        cr_expect_eq(cai_impl_view_settle(&view, NULL), CAI_OK);
         cr_expect_eq(view.size, 1);
-        cr_expect(layout.c_contiguous);
+        cr_expect(view.impl_layout.c_contiguous);
         cr_expect_not_null(view.tensor.shape);
         cr_expect_not_null(view.tensor.strides);
         source.shape = source.strides = unused;
@@ -415,8 +411,7 @@ static const settle_case_t settled[] = {
     {"NULL, 0-d", CAI_ERROR_INCOMPLETE_INTERFACE, CAI_FLOAT32, 0, {0}, {0}, 0, 0, 0, false},
 };
 
-static cai_status_t settle_row(const settle_case_t *row, cai_view_t *view, cai_impl_layout_t *layout,
-                               cai_error_t *error)
+static cai_status_t settle_row(const settle_case_t *row, cai_view_t *view, cai_error_t *error)
 {
     int64_t      shape[NDIM], strides[NDIM];
     cai_tensor_t source = make_tensor(row->dtype, row->ndim, shape, strides);
@@ -426,7 +421,7 @@ static cai_status_t settle_row(const settle_case_t *row, cai_view_t *view, cai_i
     source.byte_offset = row->byte_offset;
     make_view(view);
     cr_assert_eq(cai_impl_view_copy(view, &source, NULL), CAI_OK, "%s", row->name);
-    return cai_impl_view_settle(view, layout, error);
+    return cai_impl_view_settle(view, error);
 }
 
 Test(view, pitfall_29_settle)
@@ -434,19 +429,18 @@ Test(view, pitfall_29_settle)
     for (size_t i = 0; i < UNIT_COUNT(settled); i++) {
         const settle_case_t *row = &settled[i];
         cai_view_t           view;
-        cai_impl_layout_t    layout;
         cai_error_t          error;
         cai_status_t         status;
         error.status = CAI_OK;
-        status = settle_row(row, &view, &layout, &error);
+        status = settle_row(row, &view, &error);
         cr_expect_eq(status, row->status, "%s: %s", row->name, cai_status_name(status));
         cr_expect_eq(error.status, row->status, "%s", row->name);
-        cr_expect_eq(settle_row(row, &view, &layout, NULL), row->status, "%s", row->name);
+        cr_expect_eq(settle_row(row, &view, NULL), row->status, "%s", row->name);
         if (row->status != CAI_OK)
             continue;
         cr_expect_eq(view.size, row->size, "%s: size", row->name);
-        cr_expect_eq(layout.size, row->size, "%s: size of the layout", row->name);
-        cr_expect_eq(layout.c_contiguous, row->contiguous, "%s: contiguous", row->name);
+        cr_expect_eq(view.impl_layout.size, row->size, "%s: size of the layout", row->name);
+        cr_expect_eq(view.impl_layout.c_contiguous, row->contiguous, "%s: contiguous", row->name);
         cr_expect_eq(view.tensor.byte_offset, 0, "%s: offset", row->name);
         if (row->size == 0)
             cr_expect_null(view.tensor.data, "%s: an empty array has no address", row->name);
@@ -464,7 +458,6 @@ Test(view, settle_agrees_with_the_questions)
         const int32_t      ndim = (int32_t)unit_random_between(&random, 0, NDIM);
         const cai_tensor_t source = make_tensor(cai_float32(), ndim, shape, strides);
         cai_view_t         view;
-        cai_impl_layout_t  layout;
         for (int i = 0; i < ndim; i++)
             shape[i] = unit_random_between(&random, 0, 7) == 0 ? 0 : unit_random_between(&random, 1, 4);
         cai_c_contiguous_strides(ndim, shape, strides);
@@ -474,12 +467,12 @@ Test(view, settle_agrees_with_the_questions)
         }
         make_view(&view);
         cr_assert_eq(cai_impl_view_copy(&view, &source, NULL), CAI_OK);
-        cr_assert_eq(cai_impl_view_settle(&view, &layout, NULL), CAI_OK);
-        if (layout.size != cai_tensor_size(&view.tensor) ||
-            layout.c_contiguous != cai_tensor_is_c_contiguous(&view.tensor))
-            cr_assert_fail("round %d: size %lld, contiguous %d", round, (long long)layout.size, layout.c_contiguous);
+        cr_assert_eq(cai_impl_view_settle(&view, NULL), CAI_OK);
+        if (view.impl_layout.size != cai_tensor_size(&view.tensor) ||
+            view.impl_layout.c_contiguous != cai_tensor_is_c_contiguous(&view.tensor))
+            cr_assert_fail("round %d: size %lld, contiguous %d", round, (long long)view.impl_layout.size, view.impl_layout.c_contiguous);
         cr_assert_eq(cai_tensor_validate(&view.tensor, NULL),
-                     layout.size == 0 ? cai_tensor_validate(&source, NULL) : CAI_OK);
+                     view.impl_layout.size == 0 ? cai_tensor_validate(&source, NULL) : CAI_OK);
     }
 }
 
@@ -488,21 +481,17 @@ Test(view, settled_views_are_sound)
 {
     for (size_t i = 0; i < UNIT_COUNT(settled); i++) {
         cai_view_t        view;
-        cai_impl_layout_t layout;
         if (settled[i].status != CAI_OK)
             continue;
-        cr_expect_eq(settle_row(&settled[i], &view, &layout, NULL), CAI_OK, "%s", settled[i].name);
+        cr_expect_eq(settle_row(&settled[i], &view, NULL), CAI_OK, "%s", settled[i].name);
         cr_expect_eq(cai_tensor_validate(&view.tensor, NULL), CAI_OK, "%s", settled[i].name);
     }
 }
 
-/* Disabled until the header is mended: the reach of the strides is checked from address 0 first, which answers
- * INVALID_STRIDES. */
-Test(view, pitfall_01_null_with_negative_strides, .disabled = true)
+Test(view, pitfall_01_null_with_negative_strides)
 {
     static const settle_case_t row = {
         "NULL, reversed", CAI_ERROR_INCOMPLETE_INTERFACE, CAI_FLOAT32, 1, {3}, {-1}, 0, 0, 0, false};
     cai_view_t        view;
-    cai_impl_layout_t layout;
-    cr_expect_eq(settle_row(&row, &view, &layout, NULL), row.status);
+    cr_expect_eq(settle_row(&row, &view, NULL), row.status);
 }
