@@ -56,15 +56,23 @@ static saxpy_layout_t layout_of(const cai_view_t *views)
 
 /* ------------------------------------------------------------------------------------------------------ saxpy() */
 
+/* Whether two arrays of one shape are the same elements in the same places. Where an extent is 1 the stride means nothing. */
+static bool are_the_same(const cai_tensor_t *a, const cai_tensor_t *b)
+{
+    for (int32_t i = 0; i < a->ndim; i++) {
+        if (a->shape[i] > 1 && a->strides[i] != b->strides[i])
+            return false;
+    }
+    return a->data == b->data;
+}
+
 /* s may be x or y. An s that overlaps them otherwise would be read after it was written. */
 static int check_overlap(cai_state_t *state, const cai_view_t *views)
 {
     const cai_tensor_t *s = &views[S].tensor;
     for (int k = X; k < N_ARRAYS; k++) {
         const cai_tensor_t *input = &views[k].tensor;
-        const bool          same = s->data == input->data &&
-                          memcmp(s->strides, input->strides, (size_t)s->ndim * sizeof(*s->strides)) == 0;
-        if (!same && cai_tensors_may_overlap(s, input)) {
+        if (!are_the_same(s, input) && cai_tensors_may_overlap(s, input)) {
             cai_error_t error;
             (void)cai_error_set(&error, CAI_ERROR_LAYOUT_MISMATCH,
                                 "argument 's': expected memory of its own, or all of '%s'; got an overlap",
@@ -134,9 +142,10 @@ static int parse_factor(PyObject *const *args, Py_ssize_t nargs, PyObject *names
     return *a == -1.0 && PyErr_Occurred() != NULL ? -1 : 0;
 }
 
-PyDoc_STRVAR(saxpy_doc, "saxpy(s, x, y, a=2.0)\n--\n\n"
-                        "s = a x + y, in place, for float32 or float64 arrays of one shape, any strides, in host or CUDA\n"
-                        "memory. On a GPU it runs on the arrays' own stream and returns before it is done.");
+PyDoc_STRVAR(saxpy_doc,
+             "saxpy(s, x, y, a=2.0)\n--\n\n"
+             "s = a x + y, in place, for float32 or float64 arrays of one shape, any strides, in host or CUDA\n"
+             "memory. On a GPU it runs on the arrays' own stream and returns before it is done.");
 
 static PyObject *saxpy(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
 {
@@ -194,10 +203,11 @@ static PyObject *description_of(const cai_view_t *view)
                          "stream", stream_of(view), "pointer", (unsigned long long)(uintptr_t)tensor->data);
 }
 
-PyDoc_STRVAR(describe_doc, "describe(array)\n--\n\n"
-                           "What cai sees of an array, as a dict: protocol, memory, device, dtype, shape, strides (in\n"
-                           "elements), read_only, order (how work on it is ordered behind its producer's), stream (where\n"
-                           "that work goes, None for host memory) and pointer.");
+PyDoc_STRVAR(describe_doc,
+             "describe(array)\n--\n\n"
+             "What cai sees of an array, as a dict: protocol, memory, device, dtype, shape, strides (in\n"
+             "elements), read_only, order (how work on it is ordered behind its producer's), stream (where\n"
+             "that work goes, None for host memory) and pointer.");
 
 static PyObject *describe(PyObject *module, PyObject *array)
 {
@@ -241,7 +251,8 @@ static PyModuleDef_Slot slots[] = {
 static PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "pycai",
-    .m_doc = "saxpy on the arrays of any library, and a description of them, by cai. has_kernel: whether GPU arrays too.",
+    .m_doc =
+        "saxpy on the arrays of any library, and a description of them, by cai. has_kernel: whether GPU arrays too.",
     .m_size = sizeof(cai_state_t),
     .m_methods = methods,
     .m_slots = slots,

@@ -3,7 +3,8 @@
 
 #include <cuda_runtime.h>
 
-namespace {
+namespace
+{
 
 __device__ int64_t offset_of(const saxpy_layout_t &layout, int array, int64_t index)
 {
@@ -23,8 +24,7 @@ __global__ void saxpy(const __grid_constant__ saxpy_layout_t layout, T *s, const
         s[offset_of(layout, 0, i)] = a * x[offset_of(layout, 1, i)] + y[offset_of(layout, 2, i)];
 }
 
-template <typename T>
-int launch(const saxpy_layout_t *layout, const saxpy_arguments_t *arguments, cai_stream_t stream)
+template <typename T> int launch(const saxpy_layout_t *layout, const saxpy_arguments_t *arguments, cai_stream_t stream)
 {
     const int     threads = 256;
     const int64_t wanted = (layout->size + threads - 1) / threads, limit = 65535;

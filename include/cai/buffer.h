@@ -23,10 +23,10 @@ CAI_IMPL void cai_impl_give_back_buffer(cai_view_t *view)
 
 /* Whether the type is numpy.ma.MaskedArray or derived from it, whose buffer leaves the mask behind. 1, 0, or -1 with an
  * exception. */
-CAI_IMPL_COLD int cai_impl_type_is_masked(PyTypeObject *type)
+CAI_IMPL_COLD int cai_impl_type_is_masked(const cai_state_t *state, PyTypeObject *type)
 {
     PyObject *masked;
-    const int found = cai_impl_find_class("numpy.ma", "MaskedArray", &masked);
+    const int found = cai_impl_find_class(state, CAI_IMPL_NAME_NUMPY_MA, CAI_IMPL_NAME_MASKED_ARRAY, &masked);
     int       result;
     if (found <= 0)
         return found;
@@ -35,28 +35,33 @@ CAI_IMPL_COLD int cai_impl_type_is_masked(PyTypeObject *type)
     return result;
 }
 
-/* The mask of a masked array, if it was asked for; numpy.ma.nomask (a false scalar) as it is. */
-CAI_IMPL_COLD cai_impl_result_t cai_impl_buffer_read_mask(const cai_impl_reader_t *reader)
+/* What was asked for and is not there all the same, and what was not asked for and is. */
+CAI_IMPL cai_status_t cai_impl_buffer_check(const Py_buffer *buffer, cai_error_t *error)
 {
-    if ((reader->request->require & CAI_MASK_OK) == 0)
-        return cai_impl_refuse_with(reader, CAI_VIA_BUFFER, CAI_IMPL_REFUSED, CAI_ERROR_MASKED_ARRAY,
-                                    "expected an array without a mask; got a masked array: pass array.filled() or "
-                                    "array.data");
-    reader->view->impl_mask = PyObject_GetAttr(reader->object, cai_impl_name(reader->state, CAI_IMPL_NAME_MASK));
-    return reader->view->impl_mask == NULL ? CAI_IMPL_PRODUCER_RAISED : CAI_IMPL_READ;
+    if (CAI_IMPL_UNLIKELY(buffer->shape == NULL && buffer->ndim > 1))
+        return cai_error_set(error, CAI_ERROR_INCOMPLETE_INTERFACE, "%d dimensions without a shape", buffer->ndim);
+    for (int32_t i = 0; buffer->suboffsets != NULL && i < buffer->ndim && i < CAI_MAX_NDIM; i++) {
+        if (buffer->suboffsets[i] >= 0)
+            return cai_error_set(error, CAI_ERROR_LAYOUT_MISMATCH,
+                                 "expected elements at fixed strides; got pointers to them (suboffsets)");
+    }
+    return CAI_OK;
 }
 
-/* The buffer's shape and strides into the view; a buffer without strides is C-contiguous. */
+/* The buffer's shape and strides into the view. A buffer without strides is C-contiguous, and one dimension without a
+ * shape as long as its bytes. */
 CAI_IMPL cai_status_t cai_impl_buffer_copy(cai_view_t *view, const Py_buffer *buffer, cai_error_t *error)
 {
     cai_dtype_t  dtype;
     cai_status_t status = cai_dtype_from_format(buffer->format, buffer->itemsize, &dtype, error);
     if (CAI_IMPL_LIKELY(status == CAI_OK))
+        status = cai_impl_buffer_check(buffer, error);
+    if (CAI_IMPL_LIKELY(status == CAI_OK))
         status = cai_impl_view_start(view, buffer->buf, cai_impl_device(CAI_DEVICE_CPU, 0), dtype, buffer->ndim, error);
     if (CAI_IMPL_UNLIKELY(status != CAI_OK))
         return status;
     for (int32_t i = 0; i < buffer->ndim; i++)
-        view->impl_shape[i] = buffer->shape[i];
+        view->impl_shape[i] = buffer->shape != NULL ? buffer->shape[i] : buffer->len / buffer->itemsize;
     if (buffer->strides == NULL)
         cai_c_contiguous_strides(buffer->ndim, view->impl_shape, view->impl_strides);
     for (int32_t i = 0; buffer->strides != NULL && i < buffer->ndim; i++) {
@@ -70,16 +75,10 @@ CAI_IMPL cai_status_t cai_impl_buffer_copy(cai_view_t *view, const Py_buffer *bu
 
 CAI_IMPL cai_impl_result_t cai_impl_buffer_fill(const cai_impl_reader_t *reader, const Py_buffer *buffer)
 {
-    cai_view_t       *view = reader->view;
-    cai_error_t       error;
-    cai_impl_result_t result = CAI_IMPL_READ;
-    if (CAI_IMPL_UNLIKELY(cai_impl_buffer_copy(view, buffer, &error) != CAI_OK))
+    cai_error_t error;
+    if (CAI_IMPL_UNLIKELY(cai_impl_buffer_copy(reader->view, buffer, &error) != CAI_OK))
         return cai_impl_refuse(reader, CAI_VIA_BUFFER, CAI_IMPL_UNREADABLE, &error);
-    if (CAI_IMPL_UNLIKELY((view->impl_facts & CAI_IMPL_TYPE_MASKED) != 0))
-        result = cai_impl_buffer_read_mask(reader);
-    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
-        result = cai_impl_settle(reader, CAI_VIA_BUFFER);
-    return result;
+    return cai_impl_settle(reader, CAI_VIA_BUFFER);
 }
 
 /* Host code fills a buffer before it hands it over, so no stream is involved; what CUDA still does to pinned memory is

@@ -52,16 +52,19 @@ CAI_API PyObject *cai_call_end(cai_call_t *call, PyObject *result);
 
 /* What cai_call_begin works with. */
 typedef struct cai_impl_beginning {
-    cai_call_t          *call;
-    cai_order_t          order;
-    const cai_request_t *requests;
-    PyObject *const     *args;
+    cai_call_t            *call;
+    cai_order_t            order;
+    const cai_request_t   *requests;
+    PyObject *const       *args;
+    cai_impl_work_stream_t work_stream;
 } cai_impl_beginning_t;
 
-CAI_IMPL cai_impl_reader_t cai_impl_reader_of(const cai_impl_beginning_t *begin, int32_t i)
+CAI_IMPL cai_impl_reader_t cai_impl_reader_of(cai_impl_beginning_t *begin, int32_t i)
 {
-    return cai_impl_reader_for(begin->call->impl_state, begin->args[i], &begin->requests[i], begin->order,
-                               &begin->call->impl_views[i]);
+    cai_impl_reader_t reader = cai_impl_reader_for(begin->call->impl_state, begin->args[i], &begin->requests[i],
+                                                   begin->order, &begin->call->impl_views[i]);
+    reader.work_stream = &begin->work_stream;
+    return reader;
 }
 
 /* Whether a view's memory can have work of a stream in flight. */
@@ -74,7 +77,7 @@ CAI_IMPL bool cai_impl_is_on_gpu(const cai_view_t *view)
 
 /* Of several streams the one that captures; `chosen` stays if none does. Two captures are refused when they are ordered.
  * READ, or REFUSED with an exception. */
-CAI_IMPL_COLD cai_impl_result_t cai_impl_call_prefer_capturing(const cai_impl_beginning_t *begin, cai_stream_t *chosen)
+CAI_IMPL_COLD cai_impl_result_t cai_impl_call_prefer_capturing(cai_impl_beginning_t *begin, cai_stream_t *chosen)
 {
     for (int32_t i = 0; i < begin->call->impl_n; i++) {
         const cai_impl_reader_t        reader = cai_impl_reader_of(begin, i);
@@ -113,7 +116,7 @@ CAI_IMPL cai_stream_t cai_impl_call_first_stream(const cai_call_t *call, bool *s
 }
 
 /* The launch stream, from the arguments that have been read so far. READ, or REFUSED with an exception. */
-CAI_IMPL cai_impl_result_t cai_impl_call_choose_stream(const cai_impl_beginning_t *begin, cai_stream_t *chosen)
+CAI_IMPL cai_impl_result_t cai_impl_call_choose_stream(cai_impl_beginning_t *begin, cai_stream_t *chosen)
 {
     bool several;
     if (begin->order.mode == CAI_ORDER_WAIT) {
@@ -131,7 +134,7 @@ CAI_IMPL cai_impl_result_t cai_impl_call_choose_stream(const cai_impl_beginning_
 /* --------------------------------------------------------------------------------------- reading the arguments -- */
 
 /* First pass over one argument. What is lent is left for the end, after everything that may run Python code. */
-CAI_IMPL cai_impl_result_t cai_impl_call_read_first(const cai_impl_beginning_t *begin, int32_t i)
+CAI_IMPL cai_impl_result_t cai_impl_call_read_first(cai_impl_beginning_t *begin, int32_t i)
 {
     const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
     if (CAI_IMPL_UNLIKELY(cai_impl_view_open(&reader) < 0))
@@ -143,18 +146,18 @@ CAI_IMPL cai_impl_result_t cai_impl_call_read_first(const cai_impl_beginning_t *
     return cai_impl_read_first(&reader);
 }
 
-CAI_IMPL bool cai_impl_call_is_lent(const cai_impl_beginning_t *begin, int32_t i)
+CAI_IMPL bool cai_impl_call_is_lent(cai_impl_beginning_t *begin, int32_t i)
 {
     return (begin->call->impl_views[i].impl_progress & CAI_IMPL_LENT) != 0;
 }
 
 /* Whether an argument has to be told the launch stream before it can be read. */
-CAI_IMPL bool cai_impl_call_is_asking(const cai_impl_beginning_t *begin, int32_t i)
+CAI_IMPL bool cai_impl_call_is_asking(cai_impl_beginning_t *begin, int32_t i)
 {
     return begin->call->impl_views[i].protocol == 0 && !cai_impl_call_is_lent(begin, i);
 }
 
-CAI_IMPL bool cai_impl_call_any_asking(const cai_impl_beginning_t *begin)
+CAI_IMPL bool cai_impl_call_any_asking(cai_impl_beginning_t *begin)
 {
     for (int32_t i = 0; i < begin->call->impl_n; i++) {
         if (cai_impl_call_is_asking(begin, i))
@@ -164,7 +167,7 @@ CAI_IMPL bool cai_impl_call_any_asking(const cai_impl_beginning_t *begin)
 }
 
 /* Read what is lent. A tensor that the table does not give is an argument like any other from then on. */
-CAI_IMPL cai_impl_result_t cai_impl_call_read_lent(const cai_impl_beginning_t *begin)
+CAI_IMPL cai_impl_result_t cai_impl_call_read_lent(cai_impl_beginning_t *begin)
 {
     for (int32_t i = 0; i < begin->call->impl_n; i++) {
         const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
@@ -184,7 +187,7 @@ CAI_IMPL cai_impl_result_t cai_impl_call_read_lent(const cai_impl_beginning_t *b
 }
 
 /* Choose the launch stream from what is known, and read the arguments that have to be told it. */
-CAI_IMPL cai_impl_result_t cai_impl_call_read_last(const cai_impl_beginning_t *begin)
+CAI_IMPL cai_impl_result_t cai_impl_call_read_last(cai_impl_beginning_t *begin)
 {
     cai_stream_t stream = NULL;
     if (CAI_IMPL_LIKELY(!cai_impl_call_any_asking(begin)))
@@ -201,7 +204,7 @@ CAI_IMPL cai_impl_result_t cai_impl_call_read_last(const cai_impl_beginning_t *b
 
 /* Read every argument. Lent tensors are valid only until Python code runs, so that they are read last, and before that
  * once more if somebody has to be told their stream. */
-CAI_IMPL cai_impl_result_t cai_impl_call_read(const cai_impl_beginning_t *begin)
+CAI_IMPL cai_impl_result_t cai_impl_call_read(cai_impl_beginning_t *begin)
 {
     cai_impl_result_t result = CAI_IMPL_READ;
     for (int32_t i = 0; i < begin->call->impl_n; i++) {
@@ -238,7 +241,7 @@ CAI_IMPL int32_t cai_impl_call_leader(const cai_call_t *call)
 }
 
 /* CUDA arrays with elements have to lie on one device. Empty, managed and pinned ones never conflict. */
-CAI_IMPL cai_impl_result_t cai_impl_call_check_device(const cai_impl_beginning_t *begin, int32_t leader)
+CAI_IMPL cai_impl_result_t cai_impl_call_check_device(cai_impl_beginning_t *begin, int32_t leader)
 {
     const cai_view_t *views = begin->call->impl_views;
     const int32_t     device_id = views[leader].tensor.device.device_id;
@@ -272,7 +275,7 @@ CAI_IMPL_COLD cai_status_t cai_impl_call_stream_device(cai_stream_t stream, int3
 }
 
 /* Find the device of the call and make it current. */
-CAI_IMPL cai_impl_result_t cai_impl_call_enter_device(const cai_impl_beginning_t *begin)
+CAI_IMPL cai_impl_result_t cai_impl_call_enter_device(cai_impl_beginning_t *begin)
 {
     cai_call_t   *call = begin->call;
     const int32_t leader = cai_impl_call_leader(call);
@@ -297,7 +300,7 @@ CAI_IMPL cai_impl_result_t cai_impl_call_enter_device(const cai_impl_beginning_t
 /* --------------------------------------------------------------------------------------------- begin and end --- */
 
 /* Every argument, in their order. */
-CAI_IMPL cai_impl_result_t cai_impl_call_check_views(const cai_impl_beginning_t *begin)
+CAI_IMPL cai_impl_result_t cai_impl_call_check_views(cai_impl_beginning_t *begin)
 {
     cai_shared_t shared;
     memset(&shared, 0, sizeof(shared));
@@ -319,8 +322,23 @@ CAI_IMPL bool cai_impl_call_is_host(const cai_call_t *call)
     return call->impl_n > 0;
 }
 
+/* After a wait, during which other threads may have changed what is lent: read it again, check everything again, and make
+ * the device current on which it is now. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_call_look_again(cai_impl_beginning_t *begin)
+{
+    for (int32_t i = 0; i < begin->call->impl_n; i++) {
+        const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
+        if (cai_impl_read_again(&reader) != CAI_IMPL_READ)
+            return CAI_IMPL_REFUSED;
+    }
+    if (cai_impl_call_check_views(begin) != CAI_IMPL_READ)
+        return CAI_IMPL_REFUSED;
+    (void)cai_device_guard_leave(&begin->call->impl_guard, NULL);
+    return cai_impl_call_enter_device(begin);
+}
+
 /* Order all views onto the launch stream: first see that each can be, then wait. */
-CAI_IMPL cai_impl_result_t cai_impl_call_order(const cai_impl_beginning_t *begin)
+CAI_IMPL cai_impl_result_t cai_impl_call_order(cai_impl_beginning_t *begin)
 {
     cai_call_t *call = begin->call;
     cai_error_t error;
@@ -337,18 +355,11 @@ CAI_IMPL cai_impl_result_t cai_impl_call_order(const cai_impl_beginning_t *begin
             return CAI_IMPL_REFUSED;
         waited |= result;
     }
-    if (CAI_IMPL_LIKELY(waited == 0))
-        return CAI_IMPL_READ;
-    for (int32_t i = 0; i < call->impl_n; i++) {
-        const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
-        if (cai_impl_read_again(&reader) != CAI_IMPL_READ)
-            return CAI_IMPL_REFUSED;
-    }
-    return cai_impl_call_check_views(begin);
+    return CAI_IMPL_LIKELY(waited == 0) ? CAI_IMPL_READ : cai_impl_call_look_again(begin);
 }
 
 /* The part of a call that concerns CUDA. */
-CAI_IMPL cai_impl_result_t cai_impl_call_enter(const cai_impl_beginning_t *begin)
+CAI_IMPL cai_impl_result_t cai_impl_call_enter(cai_impl_beginning_t *begin)
 {
     if (cai_impl_call_choose_stream(begin, &begin->call->stream) != CAI_IMPL_READ ||
         cai_impl_call_enter_device(begin) != CAI_IMPL_READ)
@@ -357,7 +368,7 @@ CAI_IMPL cai_impl_result_t cai_impl_call_enter(const cai_impl_beginning_t *begin
 }
 
 /* Everything in its order; what is learned about types comes last, when nothing can fail any more. */
-CAI_IMPL cai_impl_result_t cai_impl_call_fill(const cai_impl_beginning_t *begin)
+CAI_IMPL cai_impl_result_t cai_impl_call_fill(cai_impl_beginning_t *begin)
 {
     cai_call_t       *call = begin->call;
     cai_impl_result_t result = cai_impl_call_read(begin);
@@ -390,6 +401,7 @@ CAI_API int cai_call_begin(cai_call_t *call, cai_state_t *state, cai_order_t ord
     begin.order = order;
     begin.requests = requests;
     begin.args = args;
+    begin.work_stream.exchange = NULL;
     for (int32_t i = 0; i < n; i++)
         cai_impl_view_reset(&views[i]);
     if (CAI_IMPL_LIKELY(cai_impl_call_fill(&begin) == CAI_IMPL_READ))

@@ -71,7 +71,7 @@ CAI_IMPL bool cai_impl_interface_get_all(const cai_impl_reader_t *reader, PyObje
 
 /* A missing version is 0, as the first producers had it. */
 CAI_IMPL cai_impl_result_t cai_impl_interface_read_version(const cai_impl_reader_t *reader,
-                                                           cai_impl_interface_t *interface)
+                                                           cai_impl_interface_t    *interface)
 {
     const bool exactly_3 = reader->request->protocols != 0 &&
                            (reader->request->protocols & CAI_VIA_CUDA_ARRAY_INTERFACE) == 0;
@@ -110,8 +110,8 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_fetch(const cai_impl_reader_t *rea
     *dict = NULL;
     if (!cai_impl_allows(reader->request, CAI_VIA_CUDA_ARRAY_INTERFACE | CAI_VIA_CUDA_ARRAY_INTERFACE_3))
         return CAI_IMPL_ABSENT;
-    if (cai_impl_get_attribute(reader->object, cai_impl_name(reader->state, CAI_IMPL_NAME_CUDA_ARRAY_INTERFACE),
-                               dict) < 0)
+    if (cai_impl_get_attribute(reader->object, cai_impl_name(reader->state, CAI_IMPL_NAME_CUDA_ARRAY_INTERFACE), dict) <
+        0)
         return CAI_IMPL_PRODUCER_RAISED;
     if (*dict == Py_None)
         Py_CLEAR(*dict);
@@ -138,7 +138,7 @@ CAI_IMPL PyObject *cai_impl_interface_tuple(PyObject *object)
 }
 
 /* `data`: a pair of an address, which may be None where there are no elements, and the read-only flag. */
-CAI_IMPL cai_impl_result_t cai_impl_interface_read_data(const cai_impl_reader_t *reader,
+CAI_IMPL cai_impl_result_t cai_impl_interface_read_data(const cai_impl_reader_t    *reader,
                                                         const cai_impl_interface_t *interface, uint64_t *address)
 {
     PyObject *pair = interface->data == NULL ? NULL : cai_impl_interface_tuple(interface->data);
@@ -160,7 +160,7 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_read_data(const cai_impl_reader_t 
     return CAI_IMPL_READ;
 }
 
-CAI_IMPL cai_impl_result_t cai_impl_interface_read_dtype(const cai_impl_reader_t *reader,
+CAI_IMPL cai_impl_result_t cai_impl_interface_read_dtype(const cai_impl_reader_t    *reader,
                                                          const cai_impl_interface_t *interface, cai_dtype_t *dtype)
 {
     Py_ssize_t  length;
@@ -168,7 +168,8 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_read_dtype(const cai_impl_reader_t
     cai_error_t error;
     if (interface->typestr == NULL || !PyUnicode_Check(interface->typestr))
         return cai_impl_interface_refuse(reader, CAI_ERROR_INCOMPLETE_INTERFACE,
-                                         interface->typestr == NULL ? "'typestr' is missing" : "'typestr' must be a str");
+                                         interface->typestr == NULL ? "'typestr' is missing"
+                                                                    : "'typestr' must be a str");
     text = PyUnicode_AsUTF8AndSize(interface->typestr, &length);
     if (text == NULL)
         return cai_impl_interface_refuse(reader, CAI_ERROR_INVALID_TYPESTR, "'typestr' does not parse");
@@ -187,7 +188,7 @@ CAI_IMPL Py_ssize_t cai_impl_read_integers(PyObject *tuple, int64_t *values, Py_
     return n;
 }
 
-CAI_IMPL cai_impl_result_t cai_impl_interface_read_shape(const cai_impl_reader_t *reader,
+CAI_IMPL cai_impl_result_t cai_impl_interface_read_shape(const cai_impl_reader_t    *reader,
                                                          const cai_impl_interface_t *interface, uint64_t address,
                                                          cai_dtype_t dtype)
 {
@@ -209,11 +210,9 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_read_shape(const cai_impl_reader_t
     Py_DECREF(shape);
     if (CAI_IMPL_LIKELY(read == ndim))
         return CAI_IMPL_READ;
-    return cai_impl_interface_refuse(reader,
-                                     PyErr_ExceptionMatches(PyExc_OverflowError) ? CAI_ERROR_INVALID_SHAPE
-                                                                                 : CAI_ERROR_INCOMPLETE_INTERFACE,
-                                     "'shape' must hold integers of 64 bits; item %lld is none",
-                                     CAI_IMPL_CAST(long long, read));
+    return cai_impl_interface_refuse(
+        reader, PyErr_ExceptionMatches(PyExc_OverflowError) ? CAI_ERROR_INVALID_SHAPE : CAI_ERROR_INCOMPLETE_INTERFACE,
+        "'shape' must hold integers of 64 bits; item %lld is none", CAI_IMPL_CAST(long long, read));
 }
 
 /* Strides in bytes, given explicitly: as strides in elements. */
@@ -227,8 +226,7 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_convert_strides(const cai_impl_rea
         return cai_impl_interface_refuse(reader, CAI_ERROR_INVALID_STRIDES, "%lld strides for %lld dimensions",
                                          CAI_IMPL_CAST(long long, n), CAI_IMPL_CAST(long long, ndim));
     if (cai_impl_read_integers(strides, bytes, ndim) != ndim)
-        return cai_impl_interface_refuse(reader, CAI_ERROR_INVALID_STRIDES,
-                                         "'strides' must hold integers of 64 bits");
+        return cai_impl_interface_refuse(reader, CAI_ERROR_INVALID_STRIDES, "'strides' must hold integers of 64 bits");
     for (int32_t i = 0; i < view->tensor.ndim; i++) {
         if (cai_impl_view_set_byte_stride(view, i, bytes[i], &error) != CAI_OK)
             return cai_impl_refuse(reader, CAI_VIA_CUDA_ARRAY_INTERFACE, CAI_IMPL_UNREADABLE, &error);
@@ -236,7 +234,7 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_convert_strides(const cai_impl_rea
     return CAI_IMPL_READ;
 }
 
-CAI_IMPL cai_impl_result_t cai_impl_interface_read_strides(const cai_impl_reader_t *reader,
+CAI_IMPL cai_impl_result_t cai_impl_interface_read_strides(const cai_impl_reader_t    *reader,
                                                            const cai_impl_interface_t *interface)
 {
     cai_view_t       *view = reader->view;
@@ -248,14 +246,15 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_read_strides(const cai_impl_reader
     }
     strides = cai_impl_interface_tuple(interface->strides);
     if (strides == NULL)
-        return cai_impl_interface_refuse(reader, CAI_ERROR_INVALID_STRIDES, "'strides' must be None or a tuple of integers");
+        return cai_impl_interface_refuse(reader, CAI_ERROR_INVALID_STRIDES,
+                                         "'strides' must be None or a tuple of integers");
     result = cai_impl_interface_convert_strides(reader, strides);
     Py_DECREF(strides);
     return result;
 }
 
 /* A mask that was not asked for must not be lost silently: its elements are not valid. */
-CAI_IMPL cai_impl_result_t cai_impl_interface_read_mask(const cai_impl_reader_t *reader,
+CAI_IMPL cai_impl_result_t cai_impl_interface_read_mask(const cai_impl_reader_t    *reader,
                                                         const cai_impl_interface_t *interface)
 {
     if (interface->mask != NULL && (reader->request->require & CAI_MASK_OK) == 0)
@@ -281,18 +280,19 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_find_device(const cai_impl_reader_
     if (status != CAI_OK)
         return cai_impl_refuse(reader, CAI_VIA_CUDA_ARRAY_INTERFACE, CAI_IMPL_REFUSED, &error);
     if (tensor->device.device_type == CAI_DEVICE_CPU && !cai_impl_wants_memory(reader->request, CAI_ON_HOST))
-        return cai_impl_refuse_memory(reader, CAI_VIA_CUDA_ARRAY_INTERFACE, "host memory that CUDA does not know, or freed");
+        return cai_impl_refuse_memory(reader, CAI_VIA_CUDA_ARRAY_INTERFACE,
+                                      "host memory that CUDA does not know, or freed");
     return CAI_IMPL_READ;
 }
 
 /* A stream of 0 is forbidden and emitted all the same (Numba): it is read as the legacy stream. */
-CAI_IMPL cai_impl_result_t cai_impl_interface_set_stream(const cai_impl_reader_t *reader,
+CAI_IMPL cai_impl_result_t cai_impl_interface_set_stream(const cai_impl_reader_t    *reader,
                                                          const cai_impl_interface_t *interface)
 {
     uint64_t handle;
     if (interface->stream == NULL) {
-        cai_impl_set_source(reader->view,
-                            interface->number >= 3 ? CAI_IMPL_SOURCE_READY : CAI_IMPL_SOURCE_SILENT, CAI_STREAM_LEGACY);
+        cai_impl_set_source(reader->view, interface->number >= 3 ? CAI_IMPL_SOURCE_READY : CAI_IMPL_SOURCE_SILENT,
+                            CAI_STREAM_LEGACY);
         return CAI_IMPL_READ;
     }
     if (!cai_impl_read_uint64(interface->stream, &handle))
@@ -302,7 +302,7 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_set_stream(const cai_impl_reader_t
     return CAI_IMPL_READ;
 }
 
-CAI_IMPL cai_impl_result_t cai_impl_interface_read_fields(const cai_impl_reader_t *reader,
+CAI_IMPL cai_impl_result_t cai_impl_interface_read_fields(const cai_impl_reader_t    *reader,
                                                           const cai_impl_interface_t *interface)
 {
     uint64_t          address;

@@ -110,8 +110,8 @@ CAI_API cai_status_t cai_cuda_status(cudaError_t result, const char *call, cai_e
 CAI_API cai_status_t cai_pointer_device(const void *pointer, cai_device_t *device, cai_error_t *error)
 {
     struct cudaPointerAttributes attributes;
-    const cai_status_t status = cai_cuda_status(CAI_CUDA(cudaPointerGetAttributes)(&attributes, pointer),
-                                                "cudaPointerGetAttributes", error);
+    const cai_status_t           status =
+        cai_cuda_status(CAI_CUDA(cudaPointerGetAttributes)(&attributes, pointer), "cudaPointerGetAttributes", error);
     if (status != CAI_OK)
         return status;
     switch (attributes.type) {

@@ -46,10 +46,10 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_capsule_refuse(const cai_impl_reader_t 
     }
     name = PyCapsule_GetName(capsule);
     PyErr_Clear();
-    return cai_impl_refuse_with(reader, CAI_VIA_DLPACK, CAI_IMPL_UNREADABLE, CAI_ERROR_INVALID_CAPSULE,
-                                "expected a capsule named \"dltensor\" or \"dltensor_versioned\"; got \"%s\"%s",
-                                name == NULL ? "" : name,
-                                name != NULL && strncmp(name, "used_", 5) == 0 ? ", which has been consumed already" : "");
+    return cai_impl_refuse_with(
+        reader, CAI_VIA_DLPACK, CAI_IMPL_UNREADABLE, CAI_ERROR_INVALID_CAPSULE,
+        "expected a capsule named \"dltensor\" or \"dltensor_versioned\"; got \"%.64s\"%s", name == NULL ? "" : name,
+        name != NULL && strncmp(name, "used_", 5) == 0 ? ", which has been consumed already" : "");
 }
 
 /* A legacy struct does not say whether its memory may be written: it counts as read-only, unless the producer is known
@@ -62,8 +62,9 @@ CAI_IMPL cai_impl_result_t cai_impl_dlpack_check_legacy(const cai_impl_reader_t 
     view->flags |= CAI_READONLY;
     if ((reader->request->require & CAI_WRITABLE) == 0)
         return CAI_IMPL_READ;
-    return cai_impl_refuse_with(reader, CAI_VIA_DLPACK, CAI_IMPL_UNREADABLE, CAI_ERROR_READ_ONLY_ACCESS,
-                                "expected writable memory; got a legacy DLPack capsule, which does not say whether it is");
+    return cai_impl_refuse_with(
+        reader, CAI_VIA_DLPACK, CAI_IMPL_UNREADABLE, CAI_ERROR_READ_ONLY_ACCESS,
+        "expected writable memory; got a legacy DLPack capsule, which does not say whether it is");
 }
 
 /* Move what a capsule holds into the view. */
@@ -75,8 +76,7 @@ CAI_IMPL cai_impl_result_t cai_impl_dlpack_take(const cai_impl_reader_t *reader,
     void *managed = cai_impl_capsule_take(capsule, CAI_DLPACK_CAPSULE_VERSIONED, CAI_DLPACK_CAPSULE_VERSIONED_USED);
     if (managed != NULL) {
         status = cai_impl_view_take_versioned(view, CAI_IMPL_CAST(cai_dlpack_managed_versioned_t *, managed), &error);
-        return status == CAI_OK ? CAI_IMPL_READ
-                                : cai_impl_refuse(reader, CAI_VIA_DLPACK, CAI_IMPL_UNREADABLE, &error);
+        return status == CAI_OK ? CAI_IMPL_READ : cai_impl_refuse(reader, CAI_VIA_DLPACK, CAI_IMPL_UNREADABLE, &error);
     }
     managed = cai_impl_capsule_take(capsule, CAI_DLPACK_CAPSULE, CAI_DLPACK_CAPSULE_USED);
     if (managed == NULL)
@@ -181,44 +181,69 @@ CAI_IMPL cai_impl_dlpack_question_t cai_impl_dlpack_prepare(cai_order_mode_t mod
     return question;
 }
 
-/* Some producers refuse -1 (JAX) or 2 (torch). Ordering before the legacy stream is more than -1 asks for; in the place of
- * 2 it leaves the rest of the way to be ordered by cai. */
-CAI_IMPL PyObject *cai_impl_dlpack_ask_producer(const cai_impl_reader_t *reader, PyObject *method,
-                                                cai_impl_dlpack_question_t *question)
-{
-    PyObject *capsule = cai_impl_dlpack_ask_with(reader, method, question->number), *first;
-    if (CAI_IMPL_LIKELY(capsule != NULL) || (question->number != -1 && question->number != 2) ||
-        cai_impl_exception_is_final())
-        return capsule;
-    first = cai_impl_take_exception();
-    if (question->number == 2)
-        question->source = CAI_IMPL_SOURCE_SILENT;
-    question->stream = CAI_STREAM_LEGACY;
-    capsule = cai_impl_dlpack_ask_with(reader, method, 1);
-    if (capsule == NULL)
-        cai_impl_chain(first);
-    else
-        Py_DECREF(first);
-    return capsule;
-}
-
 /* A producer's order on a stream that captures would break the capture: refused before it is asked. */
 CAI_IMPL cai_impl_result_t cai_impl_dlpack_check_capture(const cai_impl_reader_t *reader, cai_device_t device,
                                                          const cai_impl_dlpack_question_t *question)
 {
     bool               capturing = false;
     cai_error_t        error;
-    const cai_status_t status =
-        question->number == -1 ? CAI_OK
-                               : cai_impl_stream_is_capturing_on(question->stream, device.device_id, &capturing, &error);
+    const cai_status_t status = question->number == -1 ? CAI_OK
+                                                       : cai_impl_stream_is_capturing_on(
+                                                             question->stream, device.device_id, &capturing, &error);
     if (status != CAI_OK)
         return cai_impl_refuse(reader, CAI_VIA_DLPACK, CAI_IMPL_REFUSED, &error);
     if (!capturing)
         return CAI_IMPL_READ;
-    return cai_impl_refuse_with(reader, CAI_VIA_DLPACK, CAI_IMPL_REFUSED, CAI_ERROR_STREAM_CAPTURE,
-                                "stream %p captures a graph, and this producer does not tell its stream, so that ordering "
-                                "it would break the capture: use cai_order_none() if the data is complete",
-                                CAI_IMPL_CAST(void *, question->stream));
+    return cai_impl_refuse_with(
+        reader, CAI_VIA_DLPACK, CAI_IMPL_REFUSED, CAI_ERROR_STREAM_CAPTURE,
+        "stream %p captures a graph, and this producer does not tell its stream, so that ordering "
+        "it would break the capture: use cai_order_none() if the data is complete",
+        CAI_IMPL_CAST(void *, question->stream));
+}
+
+/* Some producers refuse -1 (JAX) or 2 (torch). Ordering before the legacy stream is more than -1 asks for; in the place of
+ * 2 it leaves the rest of the way to be ordered by cai. The producer's refusal is set, and becomes the cause of ours. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_dlpack_ask_again(const cai_impl_reader_t *reader, PyObject *method,
+                                                          cai_device_t device, cai_impl_dlpack_question_t *question,
+                                                          PyObject **capsule)
+{
+    cai_impl_result_t result;
+    PyObject         *first;
+    if (question->number == 2)
+        question->source = CAI_IMPL_SOURCE_SILENT;
+    question->stream = CAI_STREAM_LEGACY;
+    question->number = 1;
+    result = cai_impl_dlpack_check_capture(reader, device, question);
+    if (result != CAI_IMPL_READ)
+        return result;
+    first = cai_impl_take_exception();
+    *capsule = cai_impl_dlpack_ask_with(reader, method, question->number);
+    if (*capsule == NULL) {
+        cai_impl_chain(first);
+        return CAI_IMPL_PRODUCER_RAISED;
+    }
+    Py_DECREF(first);
+    return CAI_IMPL_READ;
+}
+
+CAI_IMPL cai_impl_result_t cai_impl_dlpack_ask_producer(const cai_impl_reader_t *reader, PyObject *method,
+                                                        cai_device_t device, cai_impl_dlpack_question_t *question,
+                                                        PyObject **capsule)
+{
+    *capsule = cai_impl_dlpack_ask_with(reader, method, question->number);
+    if (CAI_IMPL_LIKELY(*capsule != NULL))
+        return CAI_IMPL_READ;
+    if ((question->number != -1 && question->number != 2) || cai_impl_exception_is_final())
+        return CAI_IMPL_PRODUCER_RAISED;
+    return cai_impl_dlpack_ask_again(reader, method, device, question, capsule);
+}
+
+/* The capsule, whatever became of it, is not needed any more. */
+CAI_IMPL void cai_impl_dlpack_drop(PyObject *capsule)
+{
+    PyObject *pending = cai_impl_put_aside();
+    Py_DECREF(capsule);
+    cai_impl_put_back(pending);
 }
 
 /* CUDA memory: with a stream, and with the array's device current, which torch demands. */
@@ -234,12 +259,12 @@ CAI_IMPL cai_impl_result_t cai_impl_dlpack_read_device(const cai_impl_reader_t *
         return result;
     if (device.device_type == CAI_DEVICE_CUDA && cai_device_guard_enter(&guard, device.device_id, &error) != CAI_OK)
         return cai_impl_refuse(reader, CAI_VIA_DLPACK, CAI_IMPL_REFUSED, &error);
-    capsule = cai_impl_dlpack_ask_producer(reader, method, &question);
+    result = cai_impl_dlpack_ask_producer(reader, method, device, &question, &capsule);
     (void)cai_device_guard_leave(&guard, NULL);
-    if (capsule == NULL)
-        return CAI_IMPL_PRODUCER_RAISED;
+    if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
+        return result;
     result = cai_impl_dlpack_fill(reader, capsule, question.source, question.stream);
-    Py_DECREF(capsule);
+    cai_impl_dlpack_drop(capsule);
     return result;
 }
 
@@ -251,7 +276,7 @@ CAI_IMPL cai_impl_result_t cai_impl_dlpack_read_host(const cai_impl_reader_t *re
     if (capsule == NULL)
         return CAI_IMPL_PRODUCER_RAISED;
     result = cai_impl_dlpack_fill(reader, capsule, CAI_IMPL_SOURCE_SILENT, CAI_STREAM_LEGACY);
-    Py_DECREF(capsule);
+    cai_impl_dlpack_drop(capsule);
     return result;
 }
 

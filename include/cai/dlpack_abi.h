@@ -67,11 +67,7 @@ enum {
 };
 
 /** Bits of `flags` in the versioned struct; further ones are ignored. */
-enum {
-    CAI_DLPACK_FLAG_READ_ONLY = 1,
-    CAI_DLPACK_FLAG_IS_COPIED = 2,
-    CAI_DLPACK_FLAG_SUBBYTE_PADDED = 4
-};
+enum { CAI_DLPACK_FLAG_READ_ONLY = 1, CAI_DLPACK_FLAG_IS_COPIED = 2, CAI_DLPACK_FLAG_SUBBYTE_PADDED = 4 };
 
 /** DLPackVersion. Another major means another layout: then only `deleter` and `manager_ctx` may be used. */
 typedef struct cai_dlpack_version {
@@ -136,8 +132,9 @@ typedef struct cai_dlpack_exchange {
     int (*current_work_stream)(int32_t device_type, int32_t device_id, void **out);
 } cai_dlpack_exchange_t;
 
-#define CAI_IMPL_ASSERT_LAYOUT(type, size)         CAI_IMPL_STATIC_ASSERT(sizeof(type) == (size), #type ": size")
-#define CAI_IMPL_ASSERT_OFFSET(type, field, where) CAI_IMPL_STATIC_ASSERT(offsetof(type, field) == (where), #type "." #field)
+#define CAI_IMPL_ASSERT_LAYOUT(type, size) CAI_IMPL_STATIC_ASSERT(sizeof(type) == (size), #type ": size")
+#define CAI_IMPL_ASSERT_OFFSET(type, field, where)                                                                     \
+    CAI_IMPL_STATIC_ASSERT(offsetof(type, field) == (where), #type "." #field)
 
 CAI_IMPL_ASSERT_LAYOUT(cai_dlpack_version_t, 8);
 CAI_IMPL_ASSERT_LAYOUT(cai_device_t, 8);

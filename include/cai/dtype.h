@@ -17,38 +17,38 @@
 
 /* X(NAME, name, code, bits, typestr without byte order, buffer format). NULL where there is no honest spelling: NumPy
  * has no letters for these types, and what is seen in the wild ("<V2", "<f1") means something else as well. */
-#define CAI_DTYPE_LIST(X)                                                                                               \
-    X(BOOL, bool, CAI_CODE_BOOL, 8, "b1", "?")                                                                          \
-    X(INT8, int8, CAI_CODE_INT, 8, "i1", "b")                                                                           \
-    X(INT16, int16, CAI_CODE_INT, 16, "i2", "h")                                                                        \
-    X(INT32, int32, CAI_CODE_INT, 32, "i4", "i")                                                                        \
-    X(INT64, int64, CAI_CODE_INT, 64, "i8", "q")                                                                        \
-    X(UINT8, uint8, CAI_CODE_UINT, 8, "u1", "B")                                                                        \
-    X(UINT16, uint16, CAI_CODE_UINT, 16, "u2", "H")                                                                     \
-    X(UINT32, uint32, CAI_CODE_UINT, 32, "u4", "I")                                                                     \
-    X(UINT64, uint64, CAI_CODE_UINT, 64, "u8", "Q")                                                                     \
-    X(FLOAT16, float16, CAI_CODE_FLOAT, 16, "f2", "e")                                                                  \
-    X(FLOAT32, float32, CAI_CODE_FLOAT, 32, "f4", "f")                                                                  \
-    X(FLOAT64, float64, CAI_CODE_FLOAT, 64, "f8", "d")                                                                  \
-    X(COMPLEX64, complex64, CAI_CODE_COMPLEX, 64, "c8", "Zf")                                                           \
-    X(COMPLEX128, complex128, CAI_CODE_COMPLEX, 128, "c16", "Zd")                                                       \
-    X(COMPLEX32, complex32, CAI_CODE_COMPLEX, 32, NULL, NULL)                                                           \
-    X(BFLOAT16, bfloat16, CAI_CODE_BFLOAT, 16, NULL, NULL)                                                              \
-    X(BCOMPLEX32, bcomplex32, CAI_CODE_BCOMPLEX, 32, NULL, NULL)                                                        \
-    X(FLOAT8_E3M4, float8_e3m4, CAI_CODE_FLOAT8_E3M4, 8, NULL, NULL)                                                    \
-    X(FLOAT8_E4M3, float8_e4m3, CAI_CODE_FLOAT8_E4M3, 8, NULL, NULL)                                                    \
-    X(FLOAT8_E4M3B11FNUZ, float8_e4m3b11fnuz, CAI_CODE_FLOAT8_E4M3B11FNUZ, 8, NULL, NULL)                               \
-    X(FLOAT8_E4M3FN, float8_e4m3fn, CAI_CODE_FLOAT8_E4M3FN, 8, NULL, NULL)                                              \
-    X(FLOAT8_E4M3FNUZ, float8_e4m3fnuz, CAI_CODE_FLOAT8_E4M3FNUZ, 8, NULL, NULL)                                        \
-    X(FLOAT8_E5M2, float8_e5m2, CAI_CODE_FLOAT8_E5M2, 8, NULL, NULL)                                                    \
-    X(FLOAT8_E5M2FNUZ, float8_e5m2fnuz, CAI_CODE_FLOAT8_E5M2FNUZ, 8, NULL, NULL)                                        \
-    X(FLOAT8_E8M0FNU, float8_e8m0fnu, CAI_CODE_FLOAT8_E8M0FNU, 8, NULL, NULL)                                           \
-    X(FLOAT6_E2M3FN, float6_e2m3fn, CAI_CODE_FLOAT6_E2M3FN, 6, NULL, NULL)                                              \
-    X(FLOAT6_E3M2FN, float6_e3m2fn, CAI_CODE_FLOAT6_E3M2FN, 6, NULL, NULL)                                              \
-    X(FLOAT4_E2M1FN, float4_e2m1fn, CAI_CODE_FLOAT4_E2M1FN, 4, NULL, NULL)                                              \
-    X(INT4, int4, CAI_CODE_INT, 4, NULL, NULL)                                                                          \
-    X(UINT4, uint4, CAI_CODE_UINT, 4, NULL, NULL)                                                                       \
-    X(INT2, int2, CAI_CODE_INT, 2, NULL, NULL)                                                                          \
+#define CAI_DTYPE_LIST(X)                                                                                              \
+    X(BOOL, bool, CAI_CODE_BOOL, 8, "b1", "?")                                                                         \
+    X(INT8, int8, CAI_CODE_INT, 8, "i1", "b")                                                                          \
+    X(INT16, int16, CAI_CODE_INT, 16, "i2", "h")                                                                       \
+    X(INT32, int32, CAI_CODE_INT, 32, "i4", "i")                                                                       \
+    X(INT64, int64, CAI_CODE_INT, 64, "i8", "q")                                                                       \
+    X(UINT8, uint8, CAI_CODE_UINT, 8, "u1", "B")                                                                       \
+    X(UINT16, uint16, CAI_CODE_UINT, 16, "u2", "H")                                                                    \
+    X(UINT32, uint32, CAI_CODE_UINT, 32, "u4", "I")                                                                    \
+    X(UINT64, uint64, CAI_CODE_UINT, 64, "u8", "Q")                                                                    \
+    X(FLOAT16, float16, CAI_CODE_FLOAT, 16, "f2", "e")                                                                 \
+    X(FLOAT32, float32, CAI_CODE_FLOAT, 32, "f4", "f")                                                                 \
+    X(FLOAT64, float64, CAI_CODE_FLOAT, 64, "f8", "d")                                                                 \
+    X(COMPLEX64, complex64, CAI_CODE_COMPLEX, 64, "c8", "Zf")                                                          \
+    X(COMPLEX128, complex128, CAI_CODE_COMPLEX, 128, "c16", "Zd")                                                      \
+    X(COMPLEX32, complex32, CAI_CODE_COMPLEX, 32, NULL, NULL)                                                          \
+    X(BFLOAT16, bfloat16, CAI_CODE_BFLOAT, 16, NULL, NULL)                                                             \
+    X(BCOMPLEX32, bcomplex32, CAI_CODE_BCOMPLEX, 32, NULL, NULL)                                                       \
+    X(FLOAT8_E3M4, float8_e3m4, CAI_CODE_FLOAT8_E3M4, 8, NULL, NULL)                                                   \
+    X(FLOAT8_E4M3, float8_e4m3, CAI_CODE_FLOAT8_E4M3, 8, NULL, NULL)                                                   \
+    X(FLOAT8_E4M3B11FNUZ, float8_e4m3b11fnuz, CAI_CODE_FLOAT8_E4M3B11FNUZ, 8, NULL, NULL)                              \
+    X(FLOAT8_E4M3FN, float8_e4m3fn, CAI_CODE_FLOAT8_E4M3FN, 8, NULL, NULL)                                             \
+    X(FLOAT8_E4M3FNUZ, float8_e4m3fnuz, CAI_CODE_FLOAT8_E4M3FNUZ, 8, NULL, NULL)                                       \
+    X(FLOAT8_E5M2, float8_e5m2, CAI_CODE_FLOAT8_E5M2, 8, NULL, NULL)                                                   \
+    X(FLOAT8_E5M2FNUZ, float8_e5m2fnuz, CAI_CODE_FLOAT8_E5M2FNUZ, 8, NULL, NULL)                                       \
+    X(FLOAT8_E8M0FNU, float8_e8m0fnu, CAI_CODE_FLOAT8_E8M0FNU, 8, NULL, NULL)                                          \
+    X(FLOAT6_E2M3FN, float6_e2m3fn, CAI_CODE_FLOAT6_E2M3FN, 6, NULL, NULL)                                             \
+    X(FLOAT6_E3M2FN, float6_e3m2fn, CAI_CODE_FLOAT6_E3M2FN, 6, NULL, NULL)                                             \
+    X(FLOAT4_E2M1FN, float4_e2m1fn, CAI_CODE_FLOAT4_E2M1FN, 4, NULL, NULL)                                             \
+    X(INT4, int4, CAI_CODE_INT, 4, NULL, NULL)                                                                         \
+    X(UINT4, uint4, CAI_CODE_UINT, 4, NULL, NULL)                                                                      \
+    X(INT2, int2, CAI_CODE_INT, 2, NULL, NULL)                                                                         \
     X(UINT2, uint2, CAI_CODE_UINT, 2, NULL, NULL)
 
 /* Initialisers, for `.dtype = CAI_FLOAT32` and for tables. */
@@ -155,10 +155,10 @@ CAI_IMPL cai_dtype_t cai_impl_dtype(int code, int bits, int lanes)
     return dtype;
 }
 
-#define CAI_IMPL_DTYPE_DEFINE(NAME, name, code, bits, typestr, format)                                                  \
-    CAI_API cai_dtype_t cai_##name(void)                                                                                \
-    {                                                                                                                   \
-        return cai_impl_dtype(code, bits, 1);                                                                           \
+#define CAI_IMPL_DTYPE_DEFINE(NAME, name, code, bits, typestr, format)                                                 \
+    CAI_API cai_dtype_t cai_##name(void)                                                                               \
+    {                                                                                                                  \
+        return cai_impl_dtype(code, bits, 1);                                                                          \
     }
 CAI_DTYPE_LIST(CAI_IMPL_DTYPE_DEFINE)
 #undef CAI_IMPL_DTYPE_DEFINE
@@ -479,8 +479,8 @@ CAI_IMPL_COLD void cai_impl_format_read_count(cai_impl_format_t *format, cai_imp
 {
     int64_t number = *format->at >= '0' && *format->at <= '9' ? 0 : 1;
     for (; *format->at >= '0' && *format->at <= '9'; format->at++) {
-        if (number >= 0 && (__builtin_mul_overflow(number, 10, &number) ||
-                            __builtin_add_overflow(number, *format->at - '0', &number)))
+        if (number >= 0 &&
+            (__builtin_mul_overflow(number, 10, &number) || __builtin_add_overflow(number, *format->at - '0', &number)))
             number = -1;
     }
     if (number < 0 || item->count < 0 || __builtin_mul_overflow(item->count, number, &item->count))
@@ -556,7 +556,7 @@ CAI_IMPL_COLD bool cai_impl_format_read_type(cai_impl_format_t *format, cai_impl
         return cai_impl_format_read_pointer(format, true);
     item->padding = letter == 'x';
     item->dtype = item->padding ? cai_uint8() : cai_impl_format_letter(letter, format->standard);
-    return item->dtype.lanes > 0 || strchr(format->standard ? "cspOwugGt" : "cspOwugGtP", letter) != NULL;
+    return item->dtype.lanes > 0 || strchr("cspPOwugGt", letter) != NULL;
 }
 
 /* ":position:". */
@@ -605,7 +605,8 @@ CAI_IMPL_COLD cai_status_t cai_impl_format_unusual(const char *text, int64_t ite
         return cai_impl_format_refused(text, itemsize, CAI_ERROR_UNKNOWN_DTYPE, error);
     if (item.foreign && item.dtype.bits > 8)
         return cai_impl_foreign_order("buffer format", text, strlen(text), error);
-    if (item.count < 0 || __builtin_mul_overflow(item.count, cai_dtype_itemsize(item.dtype), &bytes) || bytes != itemsize)
+    if (item.count < 0 || __builtin_mul_overflow(item.count, cai_dtype_itemsize(item.dtype), &bytes) ||
+        bytes != itemsize)
         return cai_impl_format_refused(text, itemsize, CAI_ERROR_INVALID_TYPESTR, error);
     return cai_impl_format_opaque(text, itemsize, dtype, error);
 }

@@ -21,19 +21,16 @@ CAI_IMPL_COLD const cai_dlpack_exchange_t *cai_impl_exchange_of_version(const ca
     return CAI_IMPL_BITS(const cai_dlpack_exchange_t *, header);
 }
 
-/* The table that a type carries, NULL if it has none; -1 with an exception that must not be passed over. Whatever else
- * the attribute holds (an integer, None, a property object) counts as no table. */
+/* The table that a type carries, NULL if it has none; -1 with the exception that its metaclass raised. Whatever else the
+ * attribute holds (an integer, None, a property object) counts as no table. */
 CAI_IMPL_COLD int cai_impl_exchange_find(const cai_state_t *state, PyTypeObject *type,
                                          const cai_dlpack_exchange_t **exchange)
 {
     PyObject *capsule;
     *exchange = NULL;
     if (cai_impl_get_attribute(CAI_IMPL_BITS(PyObject *, type), cai_impl_name(state, CAI_IMPL_NAME_EXCHANGE),
-                               &capsule) < 0) {
-        if (cai_impl_exception_is_final())
-            return -1;
-        PyErr_Clear();
-    }
+                               &capsule) < 0)
+        return -1;
     if (capsule == NULL)
         return 0;
     if (PyCapsule_IsValid(capsule, CAI_DLPACK_CAPSULE_EXCHANGE) != 0) {
@@ -51,7 +48,7 @@ CAI_IMPL_COLD int cai_impl_type_is_torch(const cai_state_t *state, PyTypeObject 
 {
     const cai_dlpack_exchange_t *of_torch = NULL;
     PyObject                    *tensor;
-    const int                    found = cai_impl_find_class("torch", "Tensor", &tensor);
+    const int                    found = cai_impl_find_class(state, CAI_IMPL_NAME_TORCH, CAI_IMPL_NAME_TENSOR, &tensor);
     int                          result = 0;
     if (found <= 0)
         return found;
@@ -100,11 +97,11 @@ CAI_IMPL cai_impl_result_t cai_impl_torch_check_writable(const cai_impl_reader_t
     requires_grad = cai_impl_exchange_ask(reader, CAI_IMPL_NAME_REQUIRES_GRAD, false);
     if (requires_grad < 0)
         return CAI_IMPL_PRODUCER_RAISED;
-    return requires_grad == 0 ? CAI_IMPL_READ
-                              : cai_impl_refuse_with(reader, CAI_VIA_EXCHANGE, CAI_IMPL_REFUSED,
-                                                     CAI_ERROR_READ_ONLY_ACCESS,
-                                                     "expected writable memory; got a tensor that requires gradients: pass "
-                                                     "tensor.detach()");
+    return requires_grad == 0
+               ? CAI_IMPL_READ
+               : cai_impl_refuse_with(reader, CAI_VIA_EXCHANGE, CAI_IMPL_REFUSED, CAI_ERROR_READ_ONLY_ACCESS,
+                                      "expected writable memory; got a tensor that requires gradients: pass "
+                                      "tensor.detach()");
 }
 
 /* Whether the memory may hold other values than the tensor shows: complex tensors may be conjugated lazily, and views of
@@ -115,7 +112,7 @@ CAI_IMPL bool cai_impl_torch_may_be_lazy(const cai_view_t *view)
            (view->tensor.dtype.code == CAI_CODE_FLOAT && (!view->impl_layout.c_contiguous || view->size == 1));
 }
 
-CAI_IMPL_COLD cai_impl_result_t cai_impl_torch_check_lazy(const cai_impl_reader_t *reader)
+CAI_IMPL_COLD cai_impl_result_t cai_impl_torch_check_lazy(const cai_impl_reader_t *reader, uint32_t protocol)
 {
     const bool complex_numbers = reader->view->tensor.dtype.code == CAI_CODE_COMPLEX;
     const int  conjugated = complex_numbers ? cai_impl_exchange_ask(reader, CAI_IMPL_NAME_IS_CONJ, true) : 0;
@@ -124,7 +121,7 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_torch_check_lazy(const cai_impl_reader_
         return CAI_IMPL_PRODUCER_RAISED;
     if (conjugated == 0 && negated == 0)
         return CAI_IMPL_READ;
-    return cai_impl_refuse_with(reader, CAI_VIA_EXCHANGE, CAI_IMPL_REFUSED, CAI_ERROR_LAYOUT_MISMATCH,
+    return cai_impl_refuse_with(reader, protocol, CAI_IMPL_REFUSED, CAI_ERROR_LAYOUT_MISMATCH,
                                 "expected the values in memory; got a tensor that is %s lazily: pass tensor.%s()",
                                 conjugated != 0 ? "conjugated" : "negated",
                                 conjugated != 0 ? "resolve_conj" : "resolve_neg");
@@ -156,11 +153,20 @@ CAI_IMPL cai_impl_result_t cai_impl_exchange_own(const cai_impl_reader_t *reader
     return cai_impl_settle(reader, CAI_VIA_EXCHANGE);
 }
 
+/* Whether the question has been put already, in this call. */
+CAI_IMPL bool cai_impl_knows_work_stream(const cai_impl_work_stream_t *known, const cai_dlpack_exchange_t *exchange,
+                                         cai_device_t device)
+{
+    return known != NULL && known->exchange == exchange && known->device.device_type == device.device_type &&
+           known->device.device_id == device.device_id;
+}
+
 /* Ask for the stream that the producer works on now, NULL where it does not say. Pinned memory has no device of its own;
  * whoever fills it does so from the current one. */
 CAI_IMPL cai_impl_result_t cai_impl_exchange_ask_stream(const cai_impl_reader_t *reader, void **stream)
 {
     const cai_dlpack_exchange_t *exchange = reader->view->impl_exchange;
+    cai_impl_work_stream_t      *known = reader->work_stream;
     cai_device_t                 device = reader->view->tensor.device;
     cai_error_t                  error;
     *stream = NULL;
@@ -171,8 +177,17 @@ CAI_IMPL cai_impl_result_t cai_impl_exchange_ask_stream(const cai_impl_reader_t 
         if (cai_current_device(&device.device_id, &error) != CAI_OK)
             return cai_impl_refuse(reader, CAI_VIA_EXCHANGE, CAI_IMPL_REFUSED, &error);
     }
+    if (cai_impl_knows_work_stream(known, exchange, device)) {
+        *stream = known->stream;
+        return CAI_IMPL_READ;
+    }
     if (exchange->current_work_stream(device.device_type, device.device_id, stream) != 0)
         return cai_impl_exchange_failed("current_work_stream");
+    if (known != NULL) {
+        known->exchange = exchange;
+        known->device = device;
+        known->stream = *stream;
+    }
     return CAI_IMPL_READ;
 }
 
@@ -210,7 +225,7 @@ CAI_IMPL cai_impl_result_t cai_impl_exchange_read_torch(const cai_impl_reader_t 
         result = lends ? cai_impl_torch_borrow(reader) : cai_impl_exchange_own(reader);
     if (result != CAI_IMPL_READ || CAI_IMPL_LIKELY(!cai_impl_torch_may_be_lazy(reader->view)))
         return result;
-    result = cai_impl_torch_check_lazy(reader);
+    result = cai_impl_torch_check_lazy(reader, CAI_VIA_EXCHANGE);
     return result == CAI_IMPL_READ && lends ? cai_impl_torch_borrow(reader) : result;
 }
 

@@ -32,8 +32,9 @@ CAI_IMPL cai_status_t cai_impl_view_take_versioned(cai_view_t *view, cai_dlpack_
     view->impl_managed = managed;
     view->impl_give_back = cai_impl_give_back_versioned;
     if (CAI_IMPL_UNLIKELY(managed->version.major != CAI_DLPACK_MAJOR))
-        return cai_error_set(error, CAI_ERROR_INVALID_VERSION, "DLPack version %u.%u cannot be read; this is version %d.%d",
-                             managed->version.major, managed->version.minor, CAI_DLPACK_MAJOR, CAI_DLPACK_MINOR);
+        return cai_error_set(error, CAI_ERROR_INVALID_VERSION,
+                             "DLPack version %u.%u cannot be read; this is version %d.%d", managed->version.major,
+                             managed->version.minor, CAI_DLPACK_MAJOR, CAI_DLPACK_MINOR);
     /* The flags have the same values on both sides; unknown ones are not passed on. */
     view->flags |= CAI_IMPL_CAST(uint32_t, managed->flags) & (CAI_READONLY | CAI_COPIED | CAI_SUBBYTE_PADDED);
     return cai_impl_view_copy(view, &managed->tensor, error);

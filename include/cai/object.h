@@ -55,9 +55,9 @@ CAI_API PyObject *cai_view_descr(const cai_view_t *view);
 
 /* impl_progress of a view whose acquire is under way. */
 enum {
-    CAI_IMPL_KNOWN_TYPE = 1,     /* the type was in the cache */
+    CAI_IMPL_KNOWN_TYPE = 1,      /* the type was in the cache */
     CAI_IMPL_FAILURE_FOREIGN = 2, /* impl_failure is the producer's own exception, not one of cai's */
-    CAI_IMPL_LENT = 4            /* of a call: the tensor is lent, and looked at last */
+    CAI_IMPL_LENT = 4             /* of a call: the tensor is lent, and looked at last */
 };
 
 CAI_API PyObject *cai_view_object(const cai_view_t *view)
@@ -77,42 +77,24 @@ CAI_API PyObject *cai_view_descr(const cai_view_t *view)
 
 /* --------------------------------------------------------------------------------------- what the type tells ---- */
 
-/* What is to be known of a type that the cache has not seen. */
+/* What is to be known of a type that the cache has not seen. 0, or -1 with an exception, in which case nothing is. */
 CAI_IMPL_COLD int cai_impl_type_inspect(const cai_state_t *state, PyObject *object, cai_impl_type_t *known)
 {
     int torch, masked = 0;
     known->type = Py_TYPE(object);
     known->facts = known->hint = 0;
+    known->exchange = NULL;
     if (cai_impl_exchange_find(state, known->type, &known->exchange) < 0)
         return -1;
     torch = cai_impl_type_is_torch(state, known->type, known->exchange);
     if (torch == 0 && PyObject_CheckBuffer(object))
-        masked = cai_impl_type_is_masked(known->type);
+        masked = cai_impl_type_is_masked(state, known->type);
     if (torch < 0 || masked < 0)
         return -1;
     if (torch != 0)
         known->facts |= CAI_IMPL_TYPE_TORCH;
     if (masked != 0)
         known->facts |= CAI_IMPL_TYPE_MASKED;
-    return 0;
-}
-
-/* Copy into the view what is known of the object's type. 0, or -1 with an exception. */
-CAI_IMPL int cai_impl_type_look_up(const cai_impl_reader_t *reader)
-{
-    cai_view_t            *view = reader->view;
-    const cai_impl_type_t *entry = cai_impl_type_find(reader->state, Py_TYPE(reader->object));
-    cai_impl_type_t        fresh;
-    view->impl_progress = CAI_IMPL_KNOWN_TYPE;
-    if (CAI_IMPL_UNLIKELY(entry == NULL)) {
-        if (cai_impl_type_inspect(reader->state, reader->object, &fresh) < 0)
-            return -1;
-        view->impl_progress = 0;
-        entry = &fresh;
-    }
-    view->impl_exchange = entry->exchange;
-    view->impl_facts = entry->facts;
-    view->impl_hint = entry->hint;
     return 0;
 }
 
@@ -152,6 +134,27 @@ CAI_IMPL cai_impl_result_t cai_impl_note(const cai_impl_reader_t *reader, cai_im
     if (result == CAI_IMPL_PRODUCER_RAISED)
         view->impl_progress |= CAI_IMPL_FAILURE_FOREIGN;
     return CAI_IMPL_ABSENT;
+}
+
+/* Copy into the view what is known of the object's type. A type that cannot be inspected is passed over like a protocol
+ * that fails, and not remembered. 0, or -1 with an exception that ends the acquire. */
+CAI_IMPL int cai_impl_type_look_up(const cai_impl_reader_t *reader)
+{
+    cai_view_t            *view = reader->view;
+    const cai_impl_type_t *entry = cai_impl_type_find(reader->state, Py_TYPE(reader->object));
+    cai_impl_type_t        fresh;
+    view->impl_progress = CAI_IMPL_KNOWN_TYPE;
+    if (CAI_IMPL_UNLIKELY(entry == NULL)) {
+        entry = &fresh;
+        if (cai_impl_type_inspect(reader->state, reader->object, &fresh) == 0)
+            view->impl_progress = 0;
+        else if (cai_impl_note(reader, CAI_IMPL_PRODUCER_RAISED) == CAI_IMPL_REFUSED)
+            return -1;
+    }
+    view->impl_exchange = entry->exchange;
+    view->impl_facts = entry->facts;
+    view->impl_hint = entry->hint;
+    return 0;
 }
 
 /* "DLPack, CUDA Array Interface or buffer protocol": what the request allows. */
@@ -201,7 +204,8 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_raise_failure(const cai_impl_reader_t *
     else {
         cai_impl_protocol_words(reader->request, protocols, sizeof(protocols));
         return cai_impl_refuse_with(reader, 0, CAI_IMPL_REFUSED, CAI_ERROR_INTERFACE_NOT_IMPLEMENTED,
-                                    "expected an array that speaks one of %s; got something that speaks none", protocols);
+                                    "expected an array that speaks one of %s; got something that speaks none",
+                                    protocols);
     }
     return CAI_IMPL_REFUSED;
 }
@@ -258,8 +262,8 @@ CAI_IMPL cai_impl_result_t cai_impl_read_last(const cai_impl_reader_t *reader, c
     if (result == CAI_IMPL_ABSENT && view->impl_hint == CAI_VIA_DLPACK)
         result = cai_impl_note(reader, cai_impl_read_interface(reader));
     if (result == CAI_IMPL_ABSENT && view->impl_interface != NULL)
-        result = cai_impl_note(
-            reader, cai_impl_interface_read(reader, CAI_IMPL_CAST(PyObject *, view->impl_interface), false));
+        result = cai_impl_note(reader,
+                               cai_impl_interface_read(reader, CAI_IMPL_CAST(PyObject *, view->impl_interface), false));
     return result == CAI_IMPL_ABSENT ? cai_impl_raise_failure(reader) : result;
 }
 
@@ -286,15 +290,14 @@ CAI_IMPL void cai_impl_view_close(cai_view_t *view)
     if (view->impl_object == NULL)
         return;
     cai_impl_give_back(view);
-    pending = PyErr_Occurred() != NULL ? cai_impl_take_exception() : NULL;
+    pending = cai_impl_put_aside();
     cai_impl_drop(&view->impl_mask);
     cai_impl_drop(&view->impl_descr);
     cai_impl_drop(&view->impl_interface);
     cai_impl_drop(&view->impl_failure);
     cai_impl_drop(&view->impl_object);
     view->protocol = 0;
-    if (pending != NULL)
-        cai_impl_set_exception(pending);
+    cai_impl_put_back(pending);
 }
 
 /* -------------------------------------------------------------------------------------------------- the order ---- */
@@ -393,6 +396,7 @@ CAI_IMPL cai_impl_reader_t cai_impl_reader_for(cai_state_t *state, PyObject *obj
     reader.request = request;
     reader.order = order;
     reader.view = view;
+    reader.work_stream = NULL;
     return reader;
 }
 
@@ -410,15 +414,28 @@ CAI_IMPL cai_impl_result_t cai_impl_read_any(const cai_impl_reader_t *reader, ca
     return result;
 }
 
+/* torch's other protocols do not say either that a tensor is conjugated or negated lazily. */
+CAI_IMPL cai_impl_result_t cai_impl_check_lazy(const cai_impl_reader_t *reader)
+{
+    const cai_view_t *view = reader->view;
+    cai_impl_result_t result;
+    if (CAI_IMPL_LIKELY((view->impl_facts & CAI_IMPL_TYPE_TORCH) == 0 || view->protocol == CAI_VIA_EXCHANGE) ||
+        !cai_impl_torch_may_be_lazy(view))
+        return CAI_IMPL_READ;
+    result = cai_impl_note(reader, cai_impl_torch_check_lazy(reader, view->protocol));
+    return result == CAI_IMPL_ABSENT ? cai_impl_raise_failure(reader) : result;
+}
+
 /* Check what was read, beside the arguments before it. */
 CAI_IMPL cai_impl_result_t cai_impl_check_view(const cai_impl_reader_t *reader, cai_shared_t *shared)
 {
     const cai_view_t  *view = reader->view;
-    const cai_status_t status = cai_impl_check_form(reader->request, &view->tensor, view->flags, &view->impl_layout, shared);
-    cai_error_t        error;
-    char               source[256];
+    const cai_status_t status =
+        cai_impl_check_form(reader->request, &view->tensor, view->flags, &view->impl_layout, shared);
+    cai_error_t error;
+    char        source[256];
     if (CAI_IMPL_LIKELY(status == CAI_OK))
-        return CAI_IMPL_READ;
+        return cai_impl_check_lazy(reader);
     cai_impl_source_words(reader, view->protocol, source, sizeof(source));
     (void)cai_request_explain(reader->request, &view->tensor, view->flags, shared, status, source, &error);
     (void)cai_raise(reader->state, &error);
@@ -453,10 +470,9 @@ CAI_API int cai_view_acquire(cai_state_t *state, PyObject *object, const cai_req
 {
     const cai_request_t     any = cai_request(NULL);
     const cai_stream_t      told = order.mode == CAI_ORDER_WAIT ? order.stream : CAI_STREAM_LEGACY;
-    const cai_impl_reader_t reader =
-        cai_impl_reader_for(state, object, request == NULL ? &any : request, order, view);
-    cai_shared_t      shared;
-    cai_impl_result_t result = cai_impl_read_any(&reader, told);
+    const cai_impl_reader_t reader = cai_impl_reader_for(state, object, request == NULL ? &any : request, order, view);
+    cai_shared_t            shared;
+    cai_impl_result_t       result = cai_impl_read_any(&reader, told);
     memset(&shared, 0, sizeof(shared));
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
         result = cai_impl_check_view(&reader, &shared);

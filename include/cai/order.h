@@ -24,10 +24,10 @@ CAI_API CAI_NODISCARD cai_status_t cai_stream_is_capturing(cai_stream_t stream, 
 
 /* What is known of the work that a producer may still have in flight on an array. */
 typedef enum cai_impl_source {
-    CAI_IMPL_SOURCE_READY,   /* none: host memory, no elements, or the producer says that no order is needed */
-    CAI_IMPL_SOURCE_STREAM,  /* the producer told its stream */
-    CAI_IMPL_SOURCE_SILENT,  /* the producer tells no stream: legacy is assumed */
-    CAI_IMPL_SOURCE_ORDERED  /* the producer was passed the consumer's stream, and has ordered its work before it */
+    CAI_IMPL_SOURCE_READY,  /* none: host memory, no elements, or the producer says that no order is needed */
+    CAI_IMPL_SOURCE_STREAM, /* the producer told its stream */
+    CAI_IMPL_SOURCE_SILENT, /* the producer tells no stream: legacy is assumed */
+    CAI_IMPL_SOURCE_ORDERED /* the producer was passed the consumer's stream, and has ordered its work before it */
 } cai_impl_source_t;
 
 /* The order of one view: filled by the reader of its protocol, then by the choice of the consumer's stream. */
@@ -62,8 +62,9 @@ CAI_IMPL cai_impl_wait_t cai_impl_wait_before(const cai_impl_order_record_t *rec
     const bool pending = record->source != CAI_IMPL_SOURCE_READY && record->mode != CAI_ORDER_NONE;
     if (record->mode == CAI_ORDER_BLOCK)
         return cai_impl_wait_for(pending, record->producer, record->device_id);
-    return cai_impl_wait_for(pending && record->source != CAI_IMPL_SOURCE_ORDERED && record->producer != record->consumer,
-                         record->producer, record->device_id);
+    return cai_impl_wait_for(pending && record->source != CAI_IMPL_SOURCE_ORDERED &&
+                                 record->producer != record->consumer,
+                             record->producer, record->device_id);
 }
 
 /* The right side: what has to be done before the memory is given back. A producer whose stream is not known may hand the
@@ -161,14 +162,16 @@ CAI_IMPL_COLD cai_status_t cai_impl_wait_refused(const cai_impl_order_record_t *
                                                  cai_error_t *error)
 {
     if (record->mode == CAI_ORDER_BLOCK)
-        return cai_error_set(error, CAI_ERROR_STREAM_CAPTURE,
-                             "its producer uses stream %p, which captures a graph, so that the host cannot wait for it: use "
-                             "cai_order_adopt(), or cai_order_none() if the data is complete",
-                             CAI_IMPL_CAST(void *, record->producer));
-    return cai_error_set(error, CAI_ERROR_STREAM_CAPTURE,
-                         "its producer uses stream %p, the consumer stream %p, and %s captures a graph: let both use the "
-                         "capturing stream, or use cai_order_none() if the data is complete",
-                         CAI_IMPL_CAST(void *, record->producer), CAI_IMPL_CAST(void *, record->consumer), who);
+        return cai_error_set(
+            error, CAI_ERROR_STREAM_CAPTURE,
+            "its producer uses stream %p, which captures a graph, so that the host cannot wait for it: use "
+            "cai_order_adopt(), or cai_order_none() if the data is complete",
+            CAI_IMPL_CAST(void *, record->producer));
+    return cai_error_set(
+        error, CAI_ERROR_STREAM_CAPTURE,
+        "its producer uses stream %p, the consumer stream %p, and %s captures a graph: let both use the "
+        "capturing stream, or use cai_order_none() if the data is complete",
+        CAI_IMPL_CAST(void *, record->producer), CAI_IMPL_CAST(void *, record->consumer), who);
 }
 
 /* Whether the host may wait for the record's producer: refused while a graph capture is involved on either side. */

@@ -9,13 +9,21 @@
 
 #include <cai/state.h>
 
+/* What a table of the exchange API has answered for a device: it is asked once in a call. */
+typedef struct cai_impl_work_stream {
+    const cai_dlpack_exchange_t *exchange; /* NULL: nothing yet */
+    cai_device_t                 device;
+    void                        *stream;
+} cai_impl_work_stream_t;
+
 /* What a reader is asked for. */
 typedef struct cai_impl_reader {
-    cai_state_t         *state;
-    PyObject            *object; /* borrowed; the view holds a reference */
-    const cai_request_t *request;
-    cai_order_t          order;
-    cai_view_t          *view;
+    cai_state_t            *state;
+    PyObject               *object; /* borrowed; the view holds a reference */
+    const cai_request_t    *request;
+    cai_order_t             order;
+    cai_view_t             *view;
+    cai_impl_work_stream_t *work_stream; /* of the call; NULL for an array by itself */
 } cai_impl_reader_t;
 
 /* How a reader ended. Below 0 an exception is set, and whatever the reader had taken has been given back. */
@@ -36,15 +44,12 @@ CAI_IMPL_COLD bool cai_impl_exception_is_final(void)
 
 /* A class of a module that somebody else has imported: a new reference and 1; NULL and 0 if there is none, in which case
  * no object can be of that class; NULL and -1 with an exception that must not be passed over. Nothing is imported. */
-CAI_IMPL_COLD int cai_impl_find_class(const char *module_name, const char *name, PyObject **type)
+CAI_IMPL_COLD int cai_impl_find_class(const cai_state_t *state, cai_impl_name_t module_name, cai_impl_name_t name,
+                                      PyObject **type)
 {
-    PyObject *module = PyDict_GetItemString(PyImport_GetModuleDict(), module_name);
-    *type = NULL;
-    if (module == NULL)
-        return 0;
-    Py_INCREF(module);
-    *type = PyObject_GetAttrString(module, name);
-    Py_DECREF(module);
+    PyObject *module = PyImport_GetModule(cai_impl_name(state, module_name));
+    *type = module == NULL ? NULL : PyObject_GetAttr(module, cai_impl_name(state, name));
+    Py_XDECREF(module);
     if (*type != NULL && !PyType_Check(*type))
         Py_CLEAR(*type);
     if (*type != NULL)
@@ -53,6 +58,21 @@ CAI_IMPL_COLD int cai_impl_find_class(const char *module_name, const char *name,
         return -1;
     PyErr_Clear();
     return 0;
+}
+
+/* Code of a producer's that runs at its end (deleters, destructors) neither sees nor loses the exception that is set: put
+ * aside before, and put back after. What such code leaves behind is printed, since there is nobody to raise it to. */
+CAI_IMPL PyObject *cai_impl_put_aside(void)
+{
+    return CAI_IMPL_UNLIKELY(PyErr_Occurred() != NULL) ? cai_impl_take_exception() : NULL;
+}
+
+CAI_IMPL void cai_impl_put_back(PyObject *pending)
+{
+    if (CAI_IMPL_UNLIKELY(PyErr_Occurred() != NULL))
+        PyErr_WriteUnraisable(NULL);
+    if (CAI_IMPL_UNLIKELY(pending != NULL))
+        cai_impl_set_exception(pending);
 }
 
 CAI_IMPL bool cai_impl_allows(const cai_request_t *request, uint32_t protocols)
@@ -234,7 +254,7 @@ CAI_IMPL cai_status_t cai_impl_refine_device(const cai_impl_reader_t *reader, ca
 }
 
 CAI_IMPL_COLD cai_impl_result_t cai_impl_refuse_kind(const cai_impl_reader_t *reader, uint32_t protocol,
-                                                        cai_status_t status)
+                                                     cai_status_t status)
 {
     const cai_tensor_t *tensor = &reader->view->tensor;
     cai_error_t         error;
@@ -246,6 +266,18 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_refuse_kind(const cai_impl_reader_t *re
     (void)cai_request_explain(reader->request, tensor, reader->view->flags, NULL, status, source, &error);
     (void)cai_raise(reader->state, &error);
     return other ? CAI_IMPL_UNREADABLE : CAI_IMPL_REFUSED;
+}
+
+/* The mask of a numpy.ma.MaskedArray, which no protocol hands out: refused, or kept if it was asked for; nomask (a false
+ * scalar) as it is. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_read_mask(const cai_impl_reader_t *reader, uint32_t protocol)
+{
+    if ((reader->request->require & CAI_MASK_OK) == 0)
+        return cai_impl_refuse_with(reader, protocol, CAI_IMPL_REFUSED, CAI_ERROR_MASKED_ARRAY,
+                                    "expected an array without a mask; got a masked array: pass array.filled() or "
+                                    "array.data");
+    reader->view->impl_mask = PyObject_GetAttr(reader->object, cai_impl_name(reader->state, CAI_IMPL_NAME_MASK));
+    return reader->view->impl_mask == NULL ? CAI_IMPL_PRODUCER_RAISED : CAI_IMPL_READ;
 }
 
 /* The last step of every reader: validate the tensor that is in the view, bring it into the form that a view promises,
@@ -263,11 +295,12 @@ CAI_IMPL cai_impl_result_t cai_impl_settle(const cai_impl_reader_t *reader, uint
     if (CAI_IMPL_UNLIKELY(status != CAI_OK))
         return cai_impl_refuse_kind(reader, protocol, status);
     view->protocol = protocol;
+    if (CAI_IMPL_UNLIKELY((view->impl_facts & CAI_IMPL_TYPE_MASKED) != 0) && view->impl_mask == NULL)
+        return cai_impl_read_mask(reader, protocol);
     return CAI_IMPL_READ;
 }
 
-/* Give back what the view got from its producer. A deleter may run Python code: it neither sees nor loses the exception
- * that is set, and one that it leaves behind is printed, since there is nobody to raise it to. */
+/* Give back what the view got from its producer. */
 CAI_IMPL void cai_impl_give_back(cai_view_t *view)
 {
     void (*give_back)(cai_view_t *) = view->impl_give_back;
@@ -275,12 +308,9 @@ CAI_IMPL void cai_impl_give_back(cai_view_t *view)
     if (give_back == NULL)
         return;
     view->impl_give_back = NULL;
-    pending = PyErr_Occurred() != NULL ? cai_impl_take_exception() : NULL;
+    pending = cai_impl_put_aside();
     give_back(view);
-    if (CAI_IMPL_UNLIKELY(PyErr_Occurred() != NULL))
-        PyErr_WriteUnraisable(NULL);
-    if (pending != NULL)
-        cai_impl_set_exception(pending);
+    cai_impl_put_back(pending);
 }
 
 /* Drop a reference that a view holds as void *, since the core floor does not know PyObject. */

@@ -71,9 +71,9 @@ typedef struct {
     int32_t            min_ndim, max_ndim;      /**< 0 = no bound */
     int64_t            shape[CAI_REQUEST_NDIM]; /**< per dimension that the array has: 0 = any, n > 0 = exactly n,
                                                      CAI_EXTENT(k), CAI_EMPTY_EXTENT */
-    uint32_t require;                           /**< CAI_WRITABLE, CAI_C_CONTIGUOUS … */
-    uint32_t memory;                            /**< CAI_ON_CUDA …; 0 = CUDA and managed, with CAI_NO_CUDA the host */
-    uint32_t protocols;                         /**< CAI_VIA_DLPACK …; 0 = all */
+    uint32_t           require;                 /**< CAI_WRITABLE, CAI_C_CONTIGUOUS … */
+    uint32_t           memory;                  /**< CAI_ON_CUDA …; 0 = CUDA and managed, with CAI_NO_CUDA the host */
+    uint32_t           protocols;               /**< CAI_VIA_DLPACK …; 0 = all */
 } cai_request_t;
 
 /** What the arguments of one call have in common. All zero at the start of the call. */
@@ -494,8 +494,7 @@ CAI_IMPL_COLD void cai_impl_add_found(cai_impl_text_t *text, const cai_tensor_t 
     if (status == CAI_ERROR_DEVICE_MISMATCH)
         cai_impl_phrase(&phrases, "in %s memory", cai_device_words(tensor->device.device_type, name));
     if (status == CAI_ERROR_LAYOUT_MISMATCH && !cai_tensor_is_aligned(tensor))
-        cai_impl_phrase(&phrases, "at address 0x%llx",
-                        CAI_IMPL_BITS(unsigned long long, cai_tensor_data(tensor)));
+        cai_impl_phrase(&phrases, "at address 0x%llx", CAI_IMPL_BITS(unsigned long long, cai_tensor_data(tensor)));
     if (status == CAI_ERROR_DTYPE_MISMATCH && tensor->dtype.code == CAI_CODE_OPAQUE)
         cai_impl_text_add(text, " (bytes without a meaning: bfloat16 and float8 have no typestr, DLPack carries them)");
 }

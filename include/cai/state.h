@@ -17,33 +17,37 @@
 #include <cai/python_compat.h>
 
 /* X(field, Python name): strings that are interned once per state. */
-#define CAI_IMPL_NAME_LIST(X)                                                                                           \
-    X(CUDA_ARRAY_INTERFACE, "__cuda_array_interface__")                                                                 \
-    X(SHAPE, "shape")                                                                                                   \
-    X(TYPESTR, "typestr")                                                                                               \
-    X(DATA, "data")                                                                                                     \
-    X(VERSION, "version")                                                                                               \
-    X(STRIDES, "strides")                                                                                               \
-    X(STREAM, "stream")                                                                                                 \
-    X(MASK, "mask")                                                                                                     \
-    X(DESCR, "descr")                                                                                                   \
-    X(DLPACK, "__dlpack__")                                                                                             \
-    X(DLPACK_DEVICE, "__dlpack_device__")                                                                               \
-    X(MAX_VERSION, "max_version")                                                                                       \
-    X(EXCHANGE, "__dlpack_c_exchange_api__")                                                                            \
-    X(REQUIRES_GRAD, "requires_grad")                                                                                   \
-    X(IS_CONJ, "is_conj")                                                                                               \
-    X(IS_NEG, "is_neg")                                                                                                 \
-    X(MODULE, "__module__")                                                                                             \
-    X(QUALNAME, "__qualname__")                                                                                         \
-    X(CODE, "code")                                                                                                     \
+#define CAI_IMPL_NAME_LIST(X)                                                                                          \
+    X(CUDA_ARRAY_INTERFACE, "__cuda_array_interface__")                                                                \
+    X(SHAPE, "shape")                                                                                                  \
+    X(TYPESTR, "typestr")                                                                                              \
+    X(DATA, "data")                                                                                                    \
+    X(VERSION, "version")                                                                                              \
+    X(STRIDES, "strides")                                                                                              \
+    X(STREAM, "stream")                                                                                                \
+    X(MASK, "mask")                                                                                                    \
+    X(DESCR, "descr")                                                                                                  \
+    X(DLPACK, "__dlpack__")                                                                                            \
+    X(DLPACK_DEVICE, "__dlpack_device__")                                                                              \
+    X(MAX_VERSION, "max_version")                                                                                      \
+    X(EXCHANGE, "__dlpack_c_exchange_api__")                                                                           \
+    X(REQUIRES_GRAD, "requires_grad")                                                                                  \
+    X(IS_CONJ, "is_conj")                                                                                              \
+    X(IS_NEG, "is_neg")                                                                                                \
+    X(TORCH, "torch")                                                                                                  \
+    X(TENSOR, "Tensor")                                                                                                \
+    X(NUMPY_MA, "numpy.ma")                                                                                            \
+    X(MASKED_ARRAY, "MaskedArray")                                                                                     \
+    X(MODULE, "__module__")                                                                                            \
+    X(QUALNAME, "__qualname__")                                                                                        \
+    X(CODE, "code")                                                                                                    \
     X(NAME, "name")
 
 typedef enum cai_impl_name {
 #define CAI_IMPL_NAME_VALUE(field, text) CAI_IMPL_NAME_##field,
     CAI_IMPL_NAME_LIST(CAI_IMPL_NAME_VALUE)
 #undef CAI_IMPL_NAME_VALUE
-    CAI_IMPL_NAME_COUNT
+        CAI_IMPL_NAME_COUNT
 } cai_impl_name_t;
 
 /* What is remembered of an exact type, as a hint for the order of protocols and never as a refusal. The one negative
@@ -226,7 +230,7 @@ CAI_IMPL_COLD PyObject *cai_impl_builtin_base(cai_status_t status)
 CAI_API PyObject *cai_exception_type(cai_state_t *state, cai_status_t status)
 {
     PyObject *type = state == NULL || status <= CAI_OK || status >= CAI_STATUS_COUNT ? NULL
-                                                                                    : state->impl_exceptions[status];
+                                                                                     : state->impl_exceptions[status];
     return type != NULL ? type : cai_impl_builtin_base(status);
 }
 
@@ -297,7 +301,8 @@ CAI_IMPL_COLD PyObject *cai_impl_base_exception(PyObject *module, const cai_exce
     if (exceptions->base != NULL && PyExceptionClass_Check(exceptions->base))
         return Py_NewRef(exceptions->base);
     if (exceptions->base != NULL) {
-        PyErr_Format(PyExc_TypeError, "the base of the exceptions must be an exception class, not %R", exceptions->base);
+        PyErr_Format(PyExc_TypeError, "the base of the exceptions must be an exception class, not %R",
+                     exceptions->base);
         return NULL;
     }
     base = cai_impl_new_exception(module, "CAIError", "Base class of the errors in exchanging arrays.", PyExc_Exception,
@@ -343,9 +348,8 @@ CAI_IMPL_COLD int cai_impl_add_cuda_code(cai_state_t *state, PyObject *exception
 /* A new exception object, or NULL with the exception that came of the attempt. */
 CAI_IMPL_COLD PyObject *cai_impl_new_error(cai_state_t *state, const cai_error_t *error)
 {
-    PyObject *exception = NULL, *message = PyUnicode_DecodeUTF8(error->message,
-                                                                CAI_IMPL_CAST(Py_ssize_t, strlen(error->message)),
-                                                                "replace");
+    PyObject *exception = NULL, *message = PyUnicode_DecodeUTF8(
+                                    error->message, CAI_IMPL_CAST(Py_ssize_t, strlen(error->message)), "replace");
     if (message != NULL)
         exception = PyObject_CallFunctionObjArgs(cai_exception_type(state, error->status), message, NULL);
     Py_XDECREF(message);

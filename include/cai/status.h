@@ -16,36 +16,36 @@
 /* X(status, exception, builtin that it also derives from, when it is raised). Statuses, exception classes, their bases
  * and their documentation all come from this list. New entries go to the end: the numbers are part of cai_array_t's
  * binary interface, which extensions built with different versions of cai share. */
-#define CAI_STATUS_LIST(X)                                                                                              \
-    X(INTERFACE_NOT_IMPLEMENTED, InterfaceNotImplementedError, TypeError,                                               \
-      "The object speaks none of the allowed array protocols, or each of them failed.")                                 \
-    X(INCOMPLETE_INTERFACE, IncompleteInterfaceError, ValueError,                                                       \
-      "A required field of an array interface is missing or has the wrong form.")                                       \
-    X(INVALID_VERSION, InvalidVersionError, BufferError,                                                                \
-      "The version of an interface cannot be read, or is not the one asked for.")                                       \
-    X(INVALID_TYPESTR, InvalidTypestrError, ValueError, "A typestr or buffer format does not parse.")                   \
-    X(UNKNOWN_DTYPE, UnknownDtypeError, BufferError, "A data type that has no name here.")                              \
-    X(ENDIANNESS_DETECTION, EndiannessDetectionError, ValueError, "The elements are not in the machine's byte order.")  \
-    X(DTYPE_MISMATCH, DtypeMismatchError, TypeError, "A known data type, but not one that was asked for.")              \
-    X(INVALID_SHAPE, InvalidShapeError, ValueError,                                                                     \
-      "A negative or overflowing extent, or a shape that is not the one asked for.")                                    \
-    X(INVALID_STRIDES, InvalidStridesError, ValueError,                                                                 \
-      "Strides that overflow, are no multiple of the item size, or are of the wrong number.")                           \
-    X(LAYOUT_MISMATCH, LayoutMismatchError, ValueError,                                                                 \
-      "Contiguity, alignment or self-overlap that is not what was asked for.")                                          \
-    X(READ_ONLY_ACCESS, ReadOnlyAccessError, BufferError,                                                               \
-      "Writable memory was asked for, and the source is read-only or does not say.")                                    \
-    X(DEVICE_MISMATCH, DeviceMismatchError, ValueError,                                                                 \
-      "The wrong kind of memory, the wrong device, or arrays of one call on several devices.")                          \
-    X(MASKED_ARRAY, MaskedArrayError, ValueError, "A masked array, and a mask was not asked for.")                      \
-    X(INVALID_STREAM, InvalidStreamError, ValueError, "A stream that is none.")                                         \
-    X(STREAM_CAPTURE, StreamCaptureError, RuntimeError, "Something that cannot be ordered inside a graph capture.")     \
-    X(INVALID_CAPSULE, InvalidCapsuleError, ValueError, "A capsule with the wrong name, or one that is used already.")  \
-    X(MISSING_DELETER, MissingDeleterError, ValueError,                                                                 \
-      "Ownership handed over without a deleter where one is required.")                                                 \
-    X(OBJECT_OWNERSHIP, ObjectOwnershipError, RuntimeError, "An attempt to give away what is only borrowed.")           \
-    X(UNREG_CUDA_TYPE, UnRegCudaTypeError, TypeError, "A C++ type without a data type.")                                \
-    X(CUDA_CALL, CudaCallError, RuntimeError, "A CUDA call that failed; see the attributes code and name.")             \
+#define CAI_STATUS_LIST(X)                                                                                             \
+    X(INTERFACE_NOT_IMPLEMENTED, InterfaceNotImplementedError, TypeError,                                              \
+      "The object speaks none of the allowed array protocols, or each of them failed.")                                \
+    X(INCOMPLETE_INTERFACE, IncompleteInterfaceError, ValueError,                                                      \
+      "A required field of an array interface is missing or has the wrong form.")                                      \
+    X(INVALID_VERSION, InvalidVersionError, BufferError,                                                               \
+      "The version of an interface cannot be read, or is not the one asked for.")                                      \
+    X(INVALID_TYPESTR, InvalidTypestrError, ValueError, "A typestr or buffer format does not parse.")                  \
+    X(UNKNOWN_DTYPE, UnknownDtypeError, BufferError, "A data type that has no name here.")                             \
+    X(ENDIANNESS_DETECTION, EndiannessDetectionError, ValueError, "The elements are not in the machine's byte order.") \
+    X(DTYPE_MISMATCH, DtypeMismatchError, TypeError, "A known data type, but not one that was asked for.")             \
+    X(INVALID_SHAPE, InvalidShapeError, ValueError,                                                                    \
+      "A negative or overflowing extent, or a shape that is not the one asked for.")                                   \
+    X(INVALID_STRIDES, InvalidStridesError, ValueError,                                                                \
+      "Strides that overflow, are no multiple of the item size, or are of the wrong number.")                          \
+    X(LAYOUT_MISMATCH, LayoutMismatchError, ValueError,                                                                \
+      "Contiguity, alignment or self-overlap that is not what was asked for.")                                         \
+    X(READ_ONLY_ACCESS, ReadOnlyAccessError, BufferError,                                                              \
+      "Writable memory was asked for, and the source is read-only or does not say.")                                   \
+    X(DEVICE_MISMATCH, DeviceMismatchError, ValueError,                                                                \
+      "The wrong kind of memory, the wrong device, or arrays of one call on several devices.")                         \
+    X(MASKED_ARRAY, MaskedArrayError, ValueError, "A masked array, and a mask was not asked for.")                     \
+    X(INVALID_STREAM, InvalidStreamError, ValueError, "A stream that is none.")                                        \
+    X(STREAM_CAPTURE, StreamCaptureError, RuntimeError, "Something that cannot be ordered inside a graph capture.")    \
+    X(INVALID_CAPSULE, InvalidCapsuleError, ValueError, "A capsule with the wrong name, or one that is used already.") \
+    X(MISSING_DELETER, MissingDeleterError, ValueError,                                                                \
+      "Ownership handed over without a deleter where one is required.")                                                \
+    X(OBJECT_OWNERSHIP, ObjectOwnershipError, RuntimeError, "An attempt to give away what is only borrowed.")          \
+    X(UNREG_CUDA_TYPE, UnRegCudaTypeError, TypeError, "A C++ type without a data type.")                               \
+    X(CUDA_CALL, CudaCallError, RuntimeError, "A CUDA call that failed; see the attributes code and name.")            \
     X(MEMORY, MemoryError, MemoryError, "Out of memory.")
 
 /** CAI_OK (0), or CAI_ERROR_<name> of CAI_STATUS_LIST. */
@@ -54,7 +54,7 @@ typedef enum cai_status {
 #define CAI_IMPL_STATUS_VALUE(status, exception, base, text) CAI_ERROR_##status,
     CAI_STATUS_LIST(CAI_IMPL_STATUS_VALUE)
 #undef CAI_IMPL_STATUS_VALUE
-    CAI_STATUS_COUNT /* one more than the last status */
+        CAI_STATUS_COUNT /* one more than the last status */
 } cai_status_t;
 CAI_IMPL_STATIC_ASSERT(sizeof(cai_status_t) == sizeof(int), "cai_status_t is returned across extensions as an int");
 
@@ -107,7 +107,12 @@ CAI_IMPL_COLD cai_impl_text_t cai_impl_text_begin(char *buffer, size_t size)
 CAI_IMPL_COLD size_t cai_impl_utf8_length(const char *at)
 {
     const unsigned char first = CAI_IMPL_CAST(unsigned char, at[0]);
-    const size_t        length = first < 0x80 ? 1 : first < 0xC2 ? 0 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : first < 0xF5 ? 4 : 0;
+    const size_t        length = first < 0x80   ? 1
+                                 : first < 0xC2 ? 0
+                                 : first < 0xE0 ? 2
+                                 : first < 0xF0 ? 3
+                                 : first < 0xF5 ? 4
+                                                : 0;
     for (size_t i = 1; i < length; i++) {
         if ((CAI_IMPL_CAST(unsigned char, at[i]) & 0xC0u) != 0x80u)
             return 0;
@@ -168,14 +173,13 @@ typedef struct cai_impl_status_row {
 
 CAI_IMPL_COLD cai_impl_status_row_t cai_impl_status_find(cai_status_t status)
 {
-    static const cai_impl_status_row_t table[CAI_STATUS_COUNT] = {
-        {"OK", NULL, NULL, NULL},
+    static const cai_impl_status_row_t table[CAI_STATUS_COUNT] = {{"OK", NULL, NULL, NULL},
 #define CAI_IMPL_STATUS_ROW(status, exception, base, text) {#status, #exception, #base, text},
-        CAI_STATUS_LIST(CAI_IMPL_STATUS_ROW)
+                                                                  CAI_STATUS_LIST(CAI_IMPL_STATUS_ROW)
 #undef CAI_IMPL_STATUS_ROW
     };
     static const cai_impl_status_row_t none = {"UNKNOWN", NULL, NULL, NULL};
-    const unsigned                       index = CAI_IMPL_CAST(unsigned, status);
+    const unsigned                     index = CAI_IMPL_CAST(unsigned, status);
     return index < CAI_STATUS_COUNT ? table[index] : none;
 }
 

@@ -27,12 +27,7 @@ enum {
 };
 
 /** Who waits for whom; see cai_order_wait and the others. */
-typedef enum cai_order_mode {
-    CAI_ORDER_WAIT = 1,
-    CAI_ORDER_ADOPT,
-    CAI_ORDER_BLOCK,
-    CAI_ORDER_NONE
-} cai_order_mode_t;
+typedef enum cai_order_mode { CAI_ORDER_WAIT = 1, CAI_ORDER_ADOPT, CAI_ORDER_BLOCK, CAI_ORDER_NONE } cai_order_mode_t;
 
 /** How an acquire is ordered with the producer's work: a required argument, so that it is never a hidden default. */
 typedef struct cai_order {

@@ -88,9 +88,9 @@ CAI_IMPL bool cai_impl_bounds(const cai_tensor_t *tensor, int64_t itemsize, int6
     *high = itemsize;
     for (int32_t i = 0; i < tensor->ndim; i++) {
         int64_t *end = tensor->strides[i] < 0 ? low : high, reach;
-        if (tensor->shape[i] > 1 && (__builtin_mul_overflow(tensor->strides[i], tensor->shape[i] - 1, &reach) ||
-                                     __builtin_mul_overflow(reach, itemsize, &reach) ||
-                                     __builtin_add_overflow(*end, reach, end)))
+        if (tensor->shape[i] > 1 &&
+            (__builtin_mul_overflow(tensor->strides[i], tensor->shape[i] - 1, &reach) ||
+             __builtin_mul_overflow(reach, itemsize, &reach) || __builtin_add_overflow(*end, reach, end)))
             return false;
     }
     return true;

@@ -27,15 +27,15 @@ typedef struct cai_view {
     int64_t size;
 
     /* Private: what is given back at release, and what an acquire in several steps remembers. */
-    cai_impl_layout_t       impl_layout;
-    cai_impl_order_record_t impl_order;
-    void                   *impl_object;                    /* PyObject, owned: the producer's object */
-    void                   *impl_mask, *impl_descr;         /* PyObject, owned, or NULL */
-    void                   *impl_interface, *impl_failure;  /* PyObject, owned, NULL after the acquire */
-    const cai_dlpack_exchange_t *impl_exchange;             /* of the object's type, or NULL */
-    uint32_t                     impl_facts, impl_hint;     /* what is known of its type */
-    uint32_t                     impl_progress;             /* how far the acquire is */
-    void (*impl_give_back)(struct cai_view *);              /* of the protocol, for impl_managed or impl_buffer; or NULL */
+    cai_impl_layout_t            impl_layout;
+    cai_impl_order_record_t      impl_order;
+    void                        *impl_object;                   /* PyObject, owned: the producer's object */
+    void                        *impl_mask, *impl_descr;        /* PyObject, owned, or NULL */
+    void                        *impl_interface, *impl_failure; /* PyObject, owned, NULL after the acquire */
+    const cai_dlpack_exchange_t *impl_exchange;                 /* of the object's type, or NULL */
+    uint32_t                     impl_facts, impl_hint;         /* what is known of its type */
+    uint32_t                     impl_progress;                 /* how far the acquire is */
+    void (*impl_give_back)(struct cai_view *); /* of the protocol, for impl_managed or impl_buffer; or NULL */
     void    *impl_managed;
     uint64_t impl_buffer[CAI_IMPL_BUFFER_WORDS];
     int64_t  impl_shape[CAI_MAX_NDIM], impl_strides[CAI_MAX_NDIM];
@@ -114,8 +114,7 @@ CAI_IMPL cai_status_t cai_impl_view_set_byte_stride(cai_view_t *view, int32_t di
 /* Copy a producer's tensor, which may lie and may change later, into the view. */
 CAI_IMPL cai_status_t cai_impl_view_copy(cai_view_t *view, const cai_tensor_t *source, cai_error_t *error)
 {
-    cai_status_t status =
-        cai_impl_view_start(view, source->data, source->device, source->dtype, source->ndim, error);
+    cai_status_t status = cai_impl_view_start(view, source->data, source->device, source->dtype, source->ndim, error);
     if (CAI_IMPL_UNLIKELY(status != CAI_OK))
         return status;
     if (CAI_IMPL_UNLIKELY(source->shape == NULL && source->ndim > 0))

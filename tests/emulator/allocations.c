@@ -81,7 +81,7 @@ cudaError_t emulator_cudaMallocHost(void **pointer, size_t size)
 
 static cudaError_t allocate_in_order(void **pointer, size_t size, cudaStream_t handle)
 {
-    stream_t *stream;
+    stream_t   *stream;
     cudaError_t error = stream_find(handle, &stream);
     if (error == cudaSuccess && pointer == NULL) {
         error = cudaErrorInvalidValue;
@@ -147,7 +147,7 @@ static cudaError_t free_after_device(void *pointer, bool pinned)
         return cudaSuccess;
     }
     cudaError_t error = capture_check_unsafe();
-    block_t *block = error == cudaSuccess ? find_allocated(pointer, pinned) : NULL;
+    block_t    *block = error == cudaSuccess ? find_allocated(pointer, pinned) : NULL;
     if (block == NULL) {
         return error != cudaSuccess ? error : cudaErrorInvalidValue;
     }
@@ -187,7 +187,7 @@ cudaError_t emulator_cudaFreeHost(void *pointer)
 static cudaError_t free_in_capture(void *pointer, stream_t *stream)
 {
     block_t *block = block_find(pointer);
-    bool is_own = block != NULL && block->base == pointer && block->capture == stream->capture->id;
+    bool     is_own = block != NULL && block->base == pointer && block->capture == stream->capture->id;
     if (!is_own) {
         return capture_check_unsafe() != cudaSuccess ? cudaErrorStreamCaptureInvalidated : cudaErrorInvalidValue;
     }
@@ -203,7 +203,7 @@ static cudaError_t free_in_capture(void *pointer, stream_t *stream)
 
 static cudaError_t free_in_order(void *pointer, cudaStream_t handle)
 {
-    stream_t *stream;
+    stream_t   *stream;
     cudaError_t error = stream_find(handle, &stream);
     if (error == cudaSuccess) {
         error = capture_check_submit(stream);
@@ -243,8 +243,8 @@ static void describe(struct cudaPointerAttributes *attributes, const void *point
 {
     static const enum cudaMemoryType types[] = {cudaMemoryTypeDevice, cudaMemoryTypeDevice, cudaMemoryTypeManaged,
                                                 cudaMemoryTypeHost, cudaMemoryTypeDevice};
-    void *address = (void *)(uintptr_t)pointer;
-    const block_t *block = block_find(pointer);
+    void                            *address = (void *)(uintptr_t)pointer;
+    const block_t                   *block = block_find(pointer);
     memset(attributes, 0, sizeof(*attributes));
     if (block == NULL || !block->allocated) {
         attributes->type = cudaMemoryTypeUnregistered;

@@ -109,7 +109,7 @@ void *handle_create(handle_kind_t kind, void *object)
 static void **handle_slot(handle_kind_t kind, const void *handle)
 {
     uint64_t offset = (uint64_t)(uintptr_t)handle - handle_base(kind);
-    bool created = offset % HANDLE_STEP == 0 && offset / HANDLE_STEP < objects[kind].count;
+    bool     created = offset % HANDLE_STEP == 0 && offset / HANDLE_STEP < objects[kind].count;
     return created ? &objects[kind].items[offset / HANDLE_STEP] : NULL;
 }
 

@@ -24,7 +24,7 @@
 #define PER_THREAD ((cudaStream_t)0x2)
 
 static const char *wanted; /* part of the names of the tests to run, or NULL */
-static int n_devices;
+static int         n_devices;
 
 /* ---- harness ----------------------------------------------------------------------------------------------------- */
 
@@ -108,7 +108,7 @@ typedef struct memory {
 static memory_t new_memory(void)
 {
     memory_t memory = {NULL, NULL};
-    void *pointer = NULL;
+    void    *pointer = NULL;
     SUCCEEDS(CUDA(cudaMalloc)(&pointer, sizeof(int)));
     memory.device = pointer;
     SUCCEEDS(CUDA(cudaMallocHost)(&pointer, sizeof(int)));
@@ -191,7 +191,7 @@ static void test_contexts(void)
 {
     static const struct {
         const char *name;
-        test_t *test;
+        test_t     *test;
     } rows[] = {
         {"cudaGetDeviceCount creates no context", device_count_creates_no_context},
         {"cudaGetDevice creates no context", get_device_creates_no_context},
@@ -234,15 +234,15 @@ static void close_kind(stream_kind_t kind, cudaStream_t stream)
 typedef struct order_row {
     stream_kind_t producer;
     stream_kind_t consumer;
-    bool itself;       /* one stream for both */
-    bool other_thread; /* the consumer works on another thread */
-    bool ordered;
+    bool          itself;       /* one stream for both */
+    bool          other_thread; /* the consumer works on another thread */
+    bool          ordered;
 } order_row_t;
 
 typedef struct consumption {
-    memory_t memory;
+    memory_t     memory;
     cudaStream_t stream;
-    cudaError_t error;
+    cudaError_t  error;
 } consumption_t;
 
 static void *consume(void *argument)
@@ -260,9 +260,9 @@ static void *consume(void *argument)
 static void check_order(const void *argument)
 {
     const order_row_t *row = argument;
-    cudaStream_t producer = open_kind(row->producer);
-    cudaStream_t consumer = row->itself ? producer : open_kind(row->consumer);
-    consumption_t consumption = {.memory = new_memory(), .stream = consumer};
+    cudaStream_t       producer = open_kind(row->producer);
+    cudaStream_t       consumer = row->itself ? producer : open_kind(row->consumer);
+    consumption_t      consumption = {.memory = new_memory(), .stream = consumer};
     SUCCEEDS(kernel_write_late(producer, consumption.memory.device, 7));
     if (row->other_thread) {
         on_other_thread(consume, &consumption);
@@ -488,12 +488,12 @@ static void test_pointer_attributes(void)
 typedef struct scene {
     cudaStream_t capturing;
     cudaStream_t other;
-    cudaEvent_t outside; /* recorded on the other stream before the capture, and done */
-    cudaEvent_t spare;
-    void *memory;
-    void *pool_memory;
-    void *pinned;
-    void *allocated; /* by the call */
+    cudaEvent_t  outside; /* recorded on the other stream before the capture, and done */
+    cudaEvent_t  spare;
+    void        *memory;
+    void        *pool_memory;
+    void        *pinned;
+    void        *allocated; /* by the call */
 } scene_t;
 
 typedef cudaError_t capture_call_t(scene_t *scene);
@@ -677,7 +677,7 @@ static cudaError_t free_pinned(scene_t *scene)
 
 static cudaError_t allocate_and_free_on_capturing(scene_t *scene)
 {
-    void *memory;
+    void       *memory;
     cudaError_t error = CUDA(cudaMallocAsync)(&memory, 64, scene->capturing);
     return error == cudaSuccess ? CUDA(cudaFreeAsync)(memory, scene->capturing) : error;
 }
@@ -700,7 +700,7 @@ static cudaError_t synchronize_device(scene_t *scene)
 
 typedef struct expectation {
     cudaError_t code;
-    bool intact;
+    bool        intact;
 } expectation_t;
 
 static const expectation_t fine = {cudaSuccess, true};
@@ -708,16 +708,16 @@ static const expectation_t unsupported = {cudaErrorStreamCaptureUnsupported, fal
 
 /* A call, made by a thread, maybe bracketed by the relaxed mode. */
 typedef struct guest {
-    scene_t scene;
+    scene_t         scene;
     capture_call_t *call;
-    bool bracketed;
-    cudaError_t answer;
-    cudaError_t bracket_answer;
+    bool            bracketed;
+    cudaError_t     answer;
+    cudaError_t     bracket_answer;
 } guest_t;
 
 static void *visit(void *argument)
 {
-    guest_t *guest = argument;
+    guest_t                   *guest = argument;
     enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
     if (guest->bracketed) {
         guest->bracket_answer = CUDA(cudaThreadExchangeStreamCaptureMode)(&mode);
@@ -730,18 +730,18 @@ static void *visit(void *argument)
 }
 
 typedef struct capture_row {
-    capture_call_t *call;
-    unsigned int flags; /* of the stream that captures */
+    capture_call_t            *call;
+    unsigned int               flags; /* of the stream that captures */
     enum cudaStreamCaptureMode mode;
-    bool bracketed;
-    bool other_thread;
-    expectation_t expected;
+    bool                       bracketed;
+    bool                       other_thread;
+    expectation_t              expected;
 } capture_row_t;
 
 static void check_capture(const void *argument)
 {
     const capture_row_t *row = argument;
-    guest_t guest = {.scene = open_scene(row->flags), .call = row->call, .bracketed = row->bracketed};
+    guest_t              guest = {.scene = open_scene(row->flags), .call = row->call, .bracketed = row->bracketed};
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(guest.scene.capturing, row->mode));
     if (row->other_thread) {
         on_other_thread(visit, &guest);
@@ -777,9 +777,9 @@ static void test_calls_beside_a_capture(void)
 {
     static const expectation_t isolated = {cudaErrorStreamCaptureIsolation, false};
     const struct {
-        const char *what;
+        const char     *what;
         capture_call_t *call;
-        expectation_t expected[2];
+        expectation_t   expected[2];
     } rows[] = {
         {"create and destroy an event", create_and_destroy_event, {fine, fine}},
         {"pointer attributes", get_attributes, {fine, fine}},
@@ -835,7 +835,7 @@ static void test_legacy_beside_a_capture(void)
 static void test_brackets(void)
 {
     const struct {
-        const char *what;
+        const char     *what;
         capture_call_t *call;
     } rows[] = {
         {"cudaFree", free_memory_of_malloc},
@@ -856,7 +856,7 @@ static void test_brackets(void)
                                                             : cudaStreamCaptureModeGlobal,
                                  .other_thread = (variant & 2) != 0,
                                  .bracketed = (variant & 4) != 0};
-            bool spared = row.bracketed || (row.other_thread && row.mode == cudaStreamCaptureModeThreadLocal);
+            bool          spared = row.bracketed || (row.other_thread && row.mode == cudaStreamCaptureModeThreadLocal);
             row.expected = spared && rows[i].call != synchronize_device ? fine : unsupported;
             run_capture(rows[i].what, &row);
         }
@@ -884,7 +884,7 @@ static void captured_event_is_never_done(const void *unused)
 {
     (void)unused;
     cudaStream_t stream = new_stream(cudaStreamNonBlocking);
-    cudaEvent_t event = new_event();
+    cudaEvent_t  event = new_event();
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(stream, cudaStreamCaptureModeRelaxed));
     SUCCEEDS(CUDA(cudaEventRecord)(event, stream));
     SUCCEEDS(abandon_capture(stream));
@@ -897,7 +897,7 @@ static void graph_memory_is_unregistered_before_a_launch(const void *unused)
 {
     (void)unused;
     cudaStream_t stream = new_stream(cudaStreamNonBlocking);
-    void *memory = NULL;
+    void        *memory = NULL;
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(stream, cudaStreamCaptureModeRelaxed));
     SUCCEEDS(CUDA(cudaMallocAsync)(&memory, 64, stream));
     TAP_CHECK(memory != NULL, "no address");
@@ -911,7 +911,7 @@ static void captured_work_runs_at_each_launch(const void *unused)
 {
     (void)unused;
     cudaStream_t stream = new_stream(cudaStreamNonBlocking);
-    memory_t memory = new_memory();
+    memory_t     memory = new_memory();
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(stream, cudaStreamCaptureModeGlobal));
     SUCCEEDS(kernel_add(stream, memory.device, 5));
     SUCCEEDS(copy_out(&memory, stream));
@@ -931,11 +931,11 @@ static void captured_work_runs_at_each_launch(const void *unused)
 /* The late write is captured on a forked stream; the copy is captured after the join, or on the origin beside it. */
 static void check_fork(const void *argument)
 {
-    bool joined = *(const bool *)argument;
+    bool         joined = *(const bool *)argument;
     cudaStream_t origin = new_stream(cudaStreamNonBlocking);
     cudaStream_t fork = new_stream(cudaStreamNonBlocking);
-    cudaEvent_t event = new_event();
-    memory_t memory = new_memory();
+    cudaEvent_t  event = new_event();
+    memory_t     memory = new_memory();
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(origin, cudaStreamCaptureModeGlobal));
     SUCCEEDS(CUDA(cudaEventRecord)(event, origin));
     SUCCEEDS(CUDA(cudaStreamWaitEvent)(fork, event, cudaEventWaitDefault));
@@ -965,8 +965,8 @@ static void external_wait_happens_at_each_launch(const void *unused)
     (void)unused;
     cudaStream_t stream = new_stream(cudaStreamNonBlocking);
     cudaStream_t other = new_stream(cudaStreamNonBlocking);
-    cudaEvent_t event = new_event();
-    memory_t memory = new_memory();
+    cudaEvent_t  event = new_event();
+    memory_t     memory = new_memory();
     SUCCEEDS(CUDA(cudaEventRecord)(event, other));
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(stream, cudaStreamCaptureModeRelaxed));
     SUCCEEDS(CUDA(cudaStreamWaitEvent)(stream, event, cudaEventWaitExternal));
@@ -991,8 +991,8 @@ static void external_record_happens_at_each_launch(const void *unused)
     (void)unused;
     cudaStream_t stream = new_stream(cudaStreamNonBlocking);
     cudaStream_t other = new_stream(cudaStreamNonBlocking);
-    cudaEvent_t event = new_event();
-    memory_t memory = new_memory();
+    cudaEvent_t  event = new_event();
+    memory_t     memory = new_memory();
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(stream, cudaStreamCaptureModeGlobal));
     SUCCEEDS(kernel_write_late(stream, memory.device, 3));
     SUCCEEDS(CUDA(cudaEventRecordWithFlags)(event, stream, cudaEventRecordExternal));
@@ -1014,8 +1014,8 @@ static void graph_memory_is_allocated_by_a_launch(const void *unused)
 {
     (void)unused;
     cudaStream_t stream = new_stream(cudaStreamNonBlocking);
-    memory_t memory = new_memory();
-    void *inner = NULL;
+    memory_t     memory = new_memory();
+    void        *inner = NULL;
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(stream, cudaStreamCaptureModeGlobal));
     SUCCEEDS(CUDA(cudaMallocAsync)(&inner, sizeof(int), stream));
     SUCCEEDS(CUDA(cudaMemsetAsync)(inner, 0, sizeof(int), stream));
@@ -1039,7 +1039,7 @@ static void launches_of_one_graph_follow_each_other(const void *unused)
     (void)unused;
     cudaStream_t first = new_stream(cudaStreamNonBlocking);
     cudaStream_t second = new_stream(cudaStreamNonBlocking);
-    memory_t memory = new_memory();
+    memory_t     memory = new_memory();
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(first, cudaStreamCaptureModeGlobal));
     SUCCEEDS(copy_out(&memory, first));
     SUCCEEDS(kernel_write_late(first, memory.device, 4));
@@ -1060,8 +1060,8 @@ static void unjoined_fork_is_refused(const void *unused)
     (void)unused;
     cudaStream_t origin = new_stream(cudaStreamNonBlocking);
     cudaStream_t fork = new_stream(cudaStreamNonBlocking);
-    cudaEvent_t event = new_event();
-    memory_t memory = new_memory();
+    cudaEvent_t  event = new_event();
+    memory_t     memory = new_memory();
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(origin, cudaStreamCaptureModeGlobal));
     SUCCEEDS(CUDA(cudaEventRecord)(event, origin));
     SUCCEEDS(CUDA(cudaStreamWaitEvent)(fork, event, cudaEventWaitDefault));
@@ -1079,7 +1079,7 @@ static void two_captures_do_not_merge(const void *unused)
     (void)unused;
     cudaStream_t first = new_stream(cudaStreamNonBlocking);
     cudaStream_t second = new_stream(cudaStreamNonBlocking);
-    cudaEvent_t event = new_event();
+    cudaEvent_t  event = new_event();
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(first, cudaStreamCaptureModeRelaxed));
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(second, cudaStreamCaptureModeRelaxed));
     SUCCEEDS(CUDA(cudaEventRecord)(event, first));
@@ -1096,7 +1096,7 @@ static void capture_ends_where_it_began(const void *unused)
     (void)unused;
     cudaStream_t origin = new_stream(cudaStreamNonBlocking);
     cudaStream_t fork = new_stream(cudaStreamNonBlocking);
-    cudaEvent_t event = new_event();
+    cudaEvent_t  event = new_event();
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(origin, cudaStreamCaptureModeRelaxed));
     SUCCEEDS(CUDA(cudaEventRecord)(event, origin));
     SUCCEEDS(CUDA(cudaStreamWaitEvent)(fork, event, cudaEventWaitDefault));
@@ -1109,7 +1109,7 @@ static void capture_ends_where_it_began(const void *unused)
 
 typedef struct end_request {
     cudaStream_t stream;
-    cudaError_t answer;
+    cudaError_t  answer;
 } end_request_t;
 
 static void *end_on_this_thread(void *argument)
@@ -1122,7 +1122,7 @@ static void *end_on_this_thread(void *argument)
 static void check_end_on_other_thread(const void *argument)
 {
     enum cudaStreamCaptureMode mode = *(const enum cudaStreamCaptureMode *)argument;
-    end_request_t request = {.stream = new_stream(cudaStreamNonBlocking)};
+    end_request_t              request = {.stream = new_stream(cudaStreamNonBlocking)};
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(request.stream, mode));
     on_other_thread(end_on_this_thread, &request);
     if (mode == cudaStreamCaptureModeRelaxed) {
@@ -1137,7 +1137,7 @@ static void check_end_on_other_thread(const void *argument)
 static void capture_info_tells_the_capture(const void *unused)
 {
     (void)unused;
-    cudaStream_t stream = new_stream(cudaStreamNonBlocking);
+    cudaStream_t       stream = new_stream(cudaStreamNonBlocking);
     unsigned long long ids[2] = {0, 0};
     for (int i = 0; i < 2; i++) {
         enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
@@ -1166,8 +1166,8 @@ static void exchange_swaps_the_mode(const void *unused)
 
 static void test_captures_and_graphs(void)
 {
-    static const bool joined = true;
-    static const bool beside = false;
+    static const bool                       joined = true;
+    static const bool                       beside = false;
     static const enum cudaStreamCaptureMode thread_local_mode = cudaStreamCaptureModeThreadLocal;
     static const enum cudaStreamCaptureMode relaxed = cudaStreamCaptureModeRelaxed;
     run("capture cannot begin on legacy: 900", capture_cannot_begin_on_legacy);
@@ -1196,7 +1196,7 @@ static void free_of_malloc_waits(const void *unused)
 {
     (void)unused;
     cudaStream_t stream = new_stream(cudaStreamNonBlocking);
-    memory_t memory = new_memory();
+    memory_t     memory = new_memory();
     SUCCEEDS(kernel_write_late(stream, memory.device, 1));
     ANSWERS(cudaErrorNotReady, CUDA(cudaStreamQuery)(stream));
     SUCCEEDS(CUDA(cudaFree)(memory.device));
@@ -1209,8 +1209,8 @@ static void free_of_pool_memory_does_not_wait(const void *unused)
 {
     (void)unused;
     cudaStream_t stream = new_stream(cudaStreamNonBlocking);
-    void *memory = NULL;
-    void *again = NULL;
+    void        *memory = NULL;
+    void        *again = NULL;
     SUCCEEDS(CUDA(cudaMallocAsync)(&memory, 4096, stream));
     SUCCEEDS(CUDA(cudaStreamSynchronize)(stream));
     SUCCEEDS(kernel_write_late(stream, memory, 1));
@@ -1226,10 +1226,10 @@ static void free_of_pool_memory_does_not_wait(const void *unused)
 static void free_of_a_dummy_is_a_barrier(const void *unused)
 {
     (void)unused;
-    cudaStream_t busy = new_stream(cudaStreamNonBlocking);
-    cudaStream_t capturing = new_stream(cudaStreamNonBlocking);
-    memory_t memory = new_memory();
-    void *dummy = NULL;
+    cudaStream_t               busy = new_stream(cudaStreamNonBlocking);
+    cudaStream_t               capturing = new_stream(cudaStreamNonBlocking);
+    memory_t                   memory = new_memory();
+    void                      *dummy = NULL;
     enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
     SUCCEEDS(kernel_write_late(busy, memory.device, 1));
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(capturing, cudaStreamCaptureModeGlobal));
@@ -1247,10 +1247,10 @@ static void free_of_a_dummy_is_a_barrier(const void *unused)
 
 static void check_legacy_event(const void *argument)
 {
-    bool waits = *(const bool *)argument;
+    bool         waits = *(const bool *)argument;
     cudaStream_t stream = new_stream(waits ? cudaStreamDefault : cudaStreamNonBlocking);
-    cudaEvent_t event = new_event();
-    memory_t memory = new_memory();
+    cudaEvent_t  event = new_event();
+    memory_t     memory = new_memory();
     SUCCEEDS(kernel_write_late(stream, memory.device, 1));
     SUCCEEDS(CUDA(cudaEventRecord)(event, LEGACY));
     SUCCEEDS(CUDA(cudaEventSynchronize)(event));
@@ -1266,7 +1266,7 @@ static void free_in_order_does_not_wait_for_others(const void *unused)
     (void)unused;
     cudaStream_t busy = new_stream(cudaStreamNonBlocking);
     cudaStream_t own = new_stream(cudaStreamNonBlocking);
-    void *memory = NULL;
+    void        *memory = NULL;
     SUCCEEDS(CUDA(cudaMallocAsync)(&memory, 64, own));
     SUCCEEDS(CUDA(cudaStreamSynchronize)(own));
     SUCCEEDS(kernel_write_late(busy, memory, 1));
@@ -1282,7 +1282,7 @@ static void free_in_order_takes_malloc_memory(const void *unused)
 {
     (void)unused;
     cudaStream_t stream = new_stream(cudaStreamNonBlocking);
-    void *memory = NULL;
+    void        *memory = NULL;
     SUCCEEDS(CUDA(cudaMalloc)(&memory, 64));
     SUCCEEDS(CUDA(cudaFreeAsync)(memory, stream));
     SUCCEEDS(CUDA(cudaStreamSynchronize)(stream));
@@ -1293,7 +1293,7 @@ static void free_takes_pool_memory(const void *unused)
 {
     (void)unused;
     cudaStream_t stream = new_stream(cudaStreamNonBlocking);
-    void *memory = NULL;
+    void        *memory = NULL;
     SUCCEEDS(CUDA(cudaMallocAsync)(&memory, 64, stream));
     SUCCEEDS(CUDA(cudaStreamSynchronize)(stream));
     SUCCEEDS(CUDA(cudaFree)(memory));
@@ -1311,11 +1311,11 @@ static void pool_counts_what_is_used(const void *unused)
 {
     (void)unused;
     cudaMemPool_t pool = NULL;
-    uint64_t before = 0;
-    uint64_t during = 0;
-    uint64_t after = 0;
-    uint64_t reserved = 0;
-    void *memory = NULL;
+    uint64_t      before = 0;
+    uint64_t      during = 0;
+    uint64_t      after = 0;
+    uint64_t      reserved = 0;
+    void         *memory = NULL;
     SUCCEEDS(CUDA(cudaDeviceGetDefaultMemPool)(&pool, 0));
     SUCCEEDS(CUDA(cudaMemPoolGetAttribute)(pool, cudaMemPoolAttrUsedMemCurrent, &before));
     SUCCEEDS(CUDA(cudaMallocAsync)(&memory, 4096, LEGACY));
@@ -1351,7 +1351,7 @@ static void test_freeing(void)
 /* A stream and an event on each device, with device 0 current. */
 typedef struct pair {
     cudaStream_t streams[2];
-    cudaEvent_t events[2];
+    cudaEvent_t  events[2];
 } pair_t;
 
 static pair_t open_pair(void)
@@ -1393,7 +1393,7 @@ static void record_needs_no_current_device(const void *unused)
 static void wait_crosses_devices(const void *unused)
 {
     (void)unused;
-    pair_t pair = open_pair();
+    pair_t   pair = open_pair();
     memory_t memory = new_memory();
     SUCCEEDS(kernel_write_late(pair.streams[0], memory.device, 6));
     SUCCEEDS(CUDA(cudaEventRecord)(pair.events[0], pair.streams[0]));
@@ -1412,7 +1412,7 @@ static void free_crosses_devices(const void *unused)
 {
     (void)unused;
     pair_t pair = open_pair();
-    void *memory = NULL;
+    void  *memory = NULL;
     SUCCEEDS(CUDA(cudaMallocAsync)(&memory, 64, pair.streams[1]));
     SUCCEEDS(CUDA(cudaStreamSynchronize)(pair.streams[1]));
     SUCCEEDS(CUDA(cudaFreeAsync)(memory, pair.streams[0]));
@@ -1423,7 +1423,7 @@ static void free_crosses_devices(const void *unused)
 static void launch_needs_the_current_device(const void *unused)
 {
     (void)unused;
-    pair_t pair = open_pair();
+    pair_t   pair = open_pair();
     memory_t memory = new_memory();
     ANSWERS(cudaErrorInvalidResourceHandle, kernel_add(pair.streams[1], memory.device, 1));
     free_memory(memory);
@@ -1433,7 +1433,7 @@ static void launch_needs_the_current_device(const void *unused)
 static void copy_needs_no_current_device(const void *unused)
 {
     (void)unused;
-    pair_t pair = open_pair();
+    pair_t   pair = open_pair();
     memory_t memory = new_memory();
     SUCCEEDS(copy_out(&memory, pair.streams[1]));
     SUCCEEDS(CUDA(cudaStreamSynchronize)(pair.streams[1]));
@@ -1444,7 +1444,7 @@ static void copy_needs_no_current_device(const void *unused)
 static void device_synchronise_waits_for_one_device(const void *unused)
 {
     (void)unused;
-    pair_t pair = open_pair();
+    pair_t   pair = open_pair();
     memory_t memory = new_memory();
     SUCCEEDS(kernel_write_late(pair.streams[0], memory.device, 1));
     SUCCEEDS(CUDA(cudaSetDevice)(1));
@@ -1473,7 +1473,7 @@ static void query_tells_whether_work_is_done(const void *unused)
 {
     (void)unused;
     cudaStream_t stream = new_stream(cudaStreamNonBlocking);
-    memory_t memory = new_memory();
+    memory_t     memory = new_memory();
     SUCCEEDS(CUDA(cudaStreamQuery)(stream));
     SUCCEEDS(kernel_write_late(stream, memory.device, 1));
     ANSWERS(cudaErrorNotReady, CUDA(cudaStreamQuery)(stream));
@@ -1487,8 +1487,8 @@ static void loop_of_queries_ends(const void *unused)
 {
     (void)unused;
     cudaStream_t stream = new_stream(cudaStreamNonBlocking);
-    cudaEvent_t event = new_event();
-    memory_t memory = new_memory();
+    cudaEvent_t  event = new_event();
+    memory_t     memory = new_memory();
     SUCCEEDS(kernel_write_late(stream, memory.device, 1));
     SUCCEEDS(copy_out(&memory, stream));
     SUCCEEDS(CUDA(cudaEventRecord)(event, stream));
@@ -1506,7 +1506,7 @@ static void unrecorded_event_is_done(const void *unused)
 {
     (void)unused;
     cudaStream_t stream = new_stream(cudaStreamNonBlocking);
-    cudaEvent_t event = new_event();
+    cudaEvent_t  event = new_event();
     SUCCEEDS(CUDA(cudaEventQuery)(event));
     SUCCEEDS(CUDA(cudaEventSynchronize)(event));
     SUCCEEDS(CUDA(cudaStreamWaitEvent)(stream, event, cudaEventWaitDefault));
@@ -1520,8 +1520,8 @@ static void wait_is_for_the_record_it_saw(const void *unused)
     (void)unused;
     cudaStream_t producer = new_stream(cudaStreamNonBlocking);
     cudaStream_t consumer = new_stream(cudaStreamNonBlocking);
-    cudaEvent_t event = new_event();
-    memory_t memory = new_memory();
+    cudaEvent_t  event = new_event();
+    memory_t     memory = new_memory();
     SUCCEEDS(kernel_write_late(producer, memory.device, 8));
     SUCCEEDS(CUDA(cudaEventRecord)(event, producer));
     SUCCEEDS(CUDA(cudaStreamWaitEvent)(consumer, event, cudaEventWaitDefault));
@@ -1541,8 +1541,8 @@ static void destroying_a_stream_does_not_wait(const void *unused)
 {
     (void)unused;
     cudaStream_t stream = new_stream(cudaStreamNonBlocking);
-    cudaEvent_t event = new_event();
-    memory_t memory = new_memory();
+    cudaEvent_t  event = new_event();
+    memory_t     memory = new_memory();
     SUCCEEDS(kernel_write_late(stream, memory.device, 1));
     SUCCEEDS(CUDA(cudaEventRecord)(event, stream));
     SUCCEEDS(CUDA(cudaStreamDestroy)(stream));
@@ -1559,8 +1559,8 @@ static void legacy_copy_waits_for_blocking_streams(const void *unused)
 {
     (void)unused;
     cudaStream_t stream = new_stream(cudaStreamDefault);
-    memory_t memory = new_memory();
-    int value = 0;
+    memory_t     memory = new_memory();
+    int          value = 0;
     SUCCEEDS(kernel_write_late(stream, memory.device, 5));
     SUCCEEDS(CUDA(cudaMemcpy)(&value, memory.device, sizeof(value), cudaMemcpyDeviceToHost));
     TAP_CHECK(value == 5, "the copy saw %d", value);
@@ -1572,8 +1572,8 @@ static void pageable_source_is_staged(const void *unused)
 {
     (void)unused;
     cudaStream_t stream = new_stream(cudaStreamNonBlocking);
-    memory_t memory = new_memory();
-    int value = 21;
+    memory_t     memory = new_memory();
+    int          value = 21;
     SUCCEEDS(kernel_write_late(stream, memory.device, 1));
     SUCCEEDS(CUDA(cudaMemcpyAsync)(memory.device, &value, sizeof(value), cudaMemcpyHostToDevice, stream));
     value = 22;
@@ -1588,8 +1588,8 @@ static void copy_to_pageable_memory_is_done(const void *unused)
 {
     (void)unused;
     cudaStream_t stream = new_stream(cudaStreamNonBlocking);
-    memory_t memory = new_memory();
-    int value = 0;
+    memory_t     memory = new_memory();
+    int          value = 0;
     SUCCEEDS(kernel_write_late(stream, memory.device, 13));
     SUCCEEDS(CUDA(cudaMemcpyAsync)(&value, memory.device, sizeof(value), cudaMemcpyDeviceToHost, stream));
     TAP_CHECK(value == 13, "the copy saw %d", value);
@@ -1600,7 +1600,7 @@ static void copy_to_pageable_memory_is_done(const void *unused)
 static void copy_in_two_dimensions(const void *unused)
 {
     (void)unused;
-    void *memory = NULL;
+    void         *memory = NULL;
     unsigned char source[3][4] = {{1, 2, 3, 4}, {5, 6, 7, 8}, {9, 10, 11, 12}};
     unsigned char target[3][2] = {{0}};
     SUCCEEDS(CUDA(cudaMalloc)(&memory, 24));
@@ -1616,9 +1616,9 @@ static void copy_in_two_dimensions(const void *unused)
 /* A host function notes what it sees and where it runs. */
 typedef struct visitor {
     const int *seen_at;
-    int seen;
-    pthread_t thread;
-    int calls;
+    int        seen;
+    pthread_t  thread;
+    int        calls;
 } visitor_t;
 
 static void CUDART_CB note_visit(void *data)
@@ -1633,8 +1633,8 @@ static void host_function_runs_in_order(const void *unused)
 {
     (void)unused;
     cudaStream_t stream = new_stream(cudaStreamNonBlocking);
-    memory_t memory = new_memory();
-    visitor_t visitor = {.seen_at = memory.pinned};
+    memory_t     memory = new_memory();
+    visitor_t    visitor = {.seen_at = memory.pinned};
     SUCCEEDS(kernel_write_late(stream, memory.device, 17));
     SUCCEEDS(copy_out(&memory, stream));
     SUCCEEDS(CUDA(cudaLaunchHostFunc)(stream, note_visit, &visitor));
@@ -1777,7 +1777,7 @@ static cudaError_t create_and_destroy_stream(scene_t *scene)
 {
     (void)scene;
     cudaStream_t stream;
-    cudaError_t error = CUDA(cudaStreamCreateWithFlags)(&stream, cudaStreamNonBlocking);
+    cudaError_t  error = CUDA(cudaStreamCreateWithFlags)(&stream, cudaStreamNonBlocking);
     return error == cudaSuccess ? CUDA(cudaStreamDestroy)(stream) : error;
 }
 
@@ -1789,7 +1789,7 @@ static cudaError_t allocate_managed(scene_t *scene)
 static cudaError_t allocate_pinned(scene_t *scene)
 {
     (void)scene;
-    void *memory;
+    void       *memory;
     cudaError_t error = CUDA(cudaMallocHost)(&memory, 64);
     return error == cudaSuccess ? CUDA(cudaFreeHost)(memory) : error;
 }
@@ -1825,9 +1825,9 @@ static cudaError_t record_when_invalidated(scene_t *scene)
 
 static cudaError_t build_and_launch_another_graph(scene_t *scene)
 {
-    cudaGraph_t graph = NULL;
+    cudaGraph_t     graph = NULL;
     cudaGraphExec_t executable = NULL;
-    cudaError_t error = CUDA(cudaStreamBeginCapture)(scene->other, cudaStreamCaptureModeRelaxed);
+    cudaError_t     error = CUDA(cudaStreamBeginCapture)(scene->other, cudaStreamCaptureModeRelaxed);
     if (error == cudaSuccess) {
         error = CUDA(cudaStreamEndCapture)(scene->other, &graph);
     }
@@ -1856,9 +1856,9 @@ static void ask_beside_a_capture(const char *question, capture_call_t *call, uns
 {
     scene_t scene = open_scene(flags);
     CUDA(cudaStreamBeginCapture)(scene.capturing, mode);
-    cudaError_t answer = call(&scene);
+    cudaError_t                  answer = call(&scene);
     enum cudaStreamCaptureStatus status = capture_status(scene.capturing);
-    cudaError_t end = abandon_capture(scene.capturing);
+    cudaError_t                  end = abandon_capture(scene.capturing);
     printf("# answer: %s capture, %s: %s: %d, status %d, ended with %d\n", mode_names[mode],
            flags == cudaStreamDefault ? "blocking" : "non-blocking", question, (int)answer, (int)status, (int)end);
     close_scene(&scene);
@@ -1868,7 +1868,7 @@ static void ask_beside_a_capture(const char *question, capture_call_t *call, uns
 static void ask_about_captures(void)
 {
     static const struct {
-        const char *question;
+        const char     *question;
         capture_call_t *call;
     } rows[] = {
         {"query an event of the capture", query_captured_event},
@@ -1900,8 +1900,8 @@ static void ask_about_streams(void)
 {
     cudaStream_t blocking = new_stream(cudaStreamDefault);
     cudaStream_t other = new_stream(cudaStreamNonBlocking);
-    cudaEvent_t event = new_event();
-    memory_t memory = new_memory();
+    cudaEvent_t  event = new_event();
+    memory_t     memory = new_memory();
     unsigned int flags = 99;
     kernel_write_late(other, memory.device, 1);
     CUDA(cudaStreamQuery)(other);
@@ -1931,9 +1931,9 @@ static void ask_about_streams(void)
 
 static void ask_about_ended_captures(void)
 {
-    cudaStream_t stream = new_stream(cudaStreamNonBlocking);
-    cudaStream_t other = new_stream(cudaStreamNonBlocking);
-    cudaEvent_t event = new_event();
+    cudaStream_t                 stream = new_stream(cudaStreamNonBlocking);
+    cudaStream_t                 other = new_stream(cudaStreamNonBlocking);
+    cudaEvent_t                  event = new_event();
     enum cudaStreamCaptureStatus status;
     CUDA(cudaStreamBeginCapture)(stream, cudaStreamCaptureModeRelaxed);
     CUDA(cudaEventRecord)(event, stream);
@@ -1959,8 +1959,8 @@ static void ask_about_ended_captures(void)
 static void ask_about_memory(void)
 {
     cudaStream_t stream = new_stream(cudaStreamNonBlocking);
-    void *memory = NULL;
-    void *again = NULL;
+    void        *memory = NULL;
+    void        *again = NULL;
     tell("cudaMalloc of 0 bytes", CUDA(cudaMalloc)(&memory, 0));
     printf("# answer: cudaMalloc of 0 bytes gives %s\n", memory == NULL ? "NULL" : "an address");
     CUDA(cudaFree)(memory);
@@ -1985,7 +1985,7 @@ static void ask_about_memory(void)
 static void ask_about_graph_memory(void)
 {
     cudaStream_t stream = new_stream(cudaStreamNonBlocking);
-    void *memory = NULL;
+    void        *memory = NULL;
     CUDA(cudaStreamBeginCapture)(stream, cudaStreamCaptureModeRelaxed);
     CUDA(cudaMallocAsync)(&memory, 64, stream);
     cudaGraphExec_t executable = instantiate(end_capture(stream));

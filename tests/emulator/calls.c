@@ -9,7 +9,7 @@
 
 typedef struct failure {
     const char *name; /* NULL for any function */
-    int left;         /* calls until it happens */
+    int         left; /* calls until it happens */
     cudaError_t error;
 } failure_t;
 
@@ -18,13 +18,13 @@ static const char *const names[] = {EMULATOR_RUNTIME_CALLS(NAME) EMULATOR_RUNTIM
                                         EMULATOR_RUNTIME_CALLS_CAPTURE_INFO(NAME) "emulator_launch"};
 static const char *const names_that_never_fail[] = {"cudaGetLastError", "cudaPeekAtLastError"};
 
-static bool recording = true;
+static bool               recording = true;
 static unsigned long long epoch = 1; /* counts how often the records were cleared */
-static emulator_call_t *records;
-static size_t n_records;
-static size_t records_capacity;
-static list_t failures;   /* of failure_t, owned */
-static list_t violations; /* of char, owned */
+static emulator_call_t   *records;
+static size_t             n_records;
+static size_t             records_capacity;
+static list_t             failures;   /* of failure_t, owned */
+static list_t             violations; /* of char, owned */
 static void (*blocking_hook)(const char *name, void *context);
 static void *blocking_context;
 
@@ -44,7 +44,7 @@ static cudaError_t scripted_error(const char *name)
     cudaError_t error = cudaSuccess;
     for (size_t i = failures.count; i > 0; i--) {
         failure_t *failure = failures.items[i - 1];
-        bool counts = failure->name == NULL || strcmp(failure->name, name) == 0;
+        bool       counts = failure->name == NULL || strcmp(failure->name, name) == 0;
         if (counts && --failure->left == 0) {
             error = failure->error;
             list_remove(&failures, failure);
@@ -76,7 +76,7 @@ static void record(call_t *call)
         return;
     }
     if (n_records == records_capacity) {
-        size_t capacity = records_capacity > 0 ? 2 * records_capacity : 256;
+        size_t           capacity = records_capacity > 0 ? 2 * records_capacity : 256;
         emulator_call_t *larger = allocate(capacity * sizeof(*larger));
         if (n_records > 0) {
             memcpy(larger, records, n_records * sizeof(*larger));
@@ -127,7 +127,7 @@ cudaError_t call_end(call_t *call)
 void call_blocks(void)
 {
     void (*hook)(const char *, void *) = blocking_hook;
-    void *context = blocking_context;
+    void       *context = blocking_context;
     const char *name = this_thread()->call;
     if (hook != NULL) {
         unlock();
@@ -138,10 +138,10 @@ void call_blocks(void)
 
 void violation(const char *format, ...)
 {
-    char text[256];
+    char        text[256];
     const char *call = this_thread()->call;
-    int length = call != NULL ? snprintf(text, sizeof(text), "%s: ", call) : 0;
-    va_list arguments;
+    int         length = call != NULL ? snprintf(text, sizeof(text), "%s: ", call) : 0;
+    va_list     arguments;
     va_start(arguments, format);
     vsnprintf(text + length, sizeof(text) - (size_t)length, format, arguments);
     va_end(arguments);
@@ -231,8 +231,8 @@ void emulator_clear_calls(void)
 
 int emulator_fail(const char *name, int nth, cudaError_t error)
 {
-    size_t n_names = sizeof(names) / sizeof(*names);
-    size_t n_never = sizeof(names_that_never_fail) / sizeof(*names_that_never_fail);
+    size_t      n_names = sizeof(names) / sizeof(*names);
+    size_t      n_never = sizeof(names_that_never_fail) / sizeof(*names_that_never_fail);
     const char *known = name != NULL ? find_name(names, n_names, name) : NULL;
     bool is_function = name == NULL || (known != NULL && find_name(names_that_never_fail, n_never, name) == NULL);
     if (!is_function || nth < 1 || error == cudaSuccess) {

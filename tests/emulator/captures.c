@@ -8,7 +8,7 @@
 
 #include <stdlib.h>
 
-static list_t captures; /* those under way, counted */
+static list_t             captures; /* those under way, counted */
 static unsigned long long n_ids;
 
 void capture_release(capture_t *capture)
@@ -145,7 +145,7 @@ cudaError_t capture_check_synchronize(stream_t *stream)
 /* No mode permits this, and it breaks every capture on the device, whichever thread it belongs to. */
 cudaError_t capture_check_device(int device)
 {
-    cudaError_t error = cudaSuccess;
+    cudaError_t   error = cudaSuccess;
     const list_t *streams = &device_get(device)->streams;
     for (size_t i = 0; i < streams->count; i++) {
         const stream_t *stream = streams->items[i];
@@ -167,7 +167,7 @@ static bool is_mode(enum cudaStreamCaptureMode mode)
 
 static cudaError_t begin(cudaStream_t handle, enum cudaStreamCaptureMode mode)
 {
-    stream_t *stream;
+    stream_t   *stream;
     cudaError_t error = stream_find(handle, &stream);
     if (error != cudaSuccess) {
         return error;
@@ -219,7 +219,7 @@ static cudaError_t check_may_end(const stream_t *stream)
 
 static cudaError_t end(cudaStream_t handle, cudaGraph_t *graph)
 {
-    stream_t *stream;
+    stream_t   *stream;
     cudaError_t error = stream_find(handle, &stream);
     if (error == cudaSuccess && graph == NULL) {
         error = cudaErrorInvalidValue;
@@ -288,7 +288,7 @@ cudaError_t emulator_cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamC
 static cudaError_t get_info(cudaStream_t handle, enum cudaStreamCaptureStatus *status, unsigned long long *id,
                             cudaGraph_t *graph, const cudaGraphNode_t **dependencies, size_t *n_dependencies)
 {
-    stream_t *stream;
+    stream_t   *stream;
     cudaError_t error = get_status(handle, status, &stream);
     if (error != cudaSuccess || *status != cudaStreamCaptureStatusActive) {
         return error;

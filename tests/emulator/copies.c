@@ -46,7 +46,7 @@ static cudaError_t submit_and_wait(stream_t *stream, operation_t *operation, boo
     if (!blocks || stream->capture != NULL) {
         return stream_submit(stream, operation, NULL);
     }
-    work_t *work;
+    work_t     *work;
     cudaError_t error = stream_submit(stream, operation, &work);
     if (error == cudaSuccess) {
         call_blocks();
@@ -59,14 +59,14 @@ static cudaError_t submit_and_wait(stream_t *stream, operation_t *operation, boo
 /* ---- copies ------------------------------------------------------------------------------------------------------ */
 
 typedef struct copy {
-    unsigned char *destination;
-    size_t destination_pitch;
+    unsigned char       *destination;
+    size_t               destination_pitch;
     const unsigned char *source;
-    size_t source_pitch;
-    size_t width;
-    size_t height;
-    enum cudaMemcpyKind kind;
-    bool is_synchronous; /* the call, not its Async form */
+    size_t               source_pitch;
+    size_t               width;
+    size_t               height;
+    enum cudaMemcpyKind  kind;
+    bool                 is_synchronous; /* the call, not its Async form */
 } copy_t;
 
 static size_t extent(size_t pitch, size_t width, size_t height)
@@ -125,9 +125,9 @@ static void *stage(const copy_t *copy)
 
 static cudaError_t submit_copy(const copy_t *copy, cudaStream_t handle)
 {
-    stream_t *stream;
+    stream_t   *stream;
     cudaError_t error = stream_find(handle, &stream);
-    bool is_empty = copy->width == 0 || copy->height == 0;
+    bool        is_empty = copy->width == 0 || copy->height == 0;
     if (error == cudaSuccess && !is_empty) {
         error = check_copy(copy);
     }
@@ -147,7 +147,7 @@ static cudaError_t submit_copy(const copy_t *copy, cudaStream_t handle)
                              .source_pitch = copy->source_pitch,
                              .width = copy->width,
                              .height = copy->height};
-    bool blocks = copy_blocks(copy);
+    bool        blocks = copy_blocks(copy);
     if (!blocks && stream->capture == NULL && place_of(copy->source) == PLACE_PAGEABLE) {
         operation.staging = stage(copy);
     }
@@ -222,7 +222,7 @@ cudaError_t emulator_cudaMemcpyPeerAsync(void *destination, int destination_devi
                               .stream = stream}};
     if (call_begin(&call, CALL_CREATES_CONTEXT)) {
         copy_t copy = copy_of(destination, source, size, cudaMemcpyDefault);
-        bool exist = device_exists(destination_device) && device_exists(source_device);
+        bool   exist = device_exists(destination_device) && device_exists(source_device);
         call.result = exist ? submit_copy(&copy, stream) : cudaErrorInvalidDevice;
     }
     return call_end(&call);
@@ -232,7 +232,7 @@ cudaError_t emulator_cudaMemcpyPeerAsync(void *destination, int destination_devi
 
 static cudaError_t submit_fill(void *pointer, int value, size_t size, cudaStream_t handle, bool is_synchronous)
 {
-    stream_t *stream;
+    stream_t   *stream;
     cudaError_t error = stream_find(handle, &stream);
     if (error == cudaSuccess && size > 0 && (place_of(pointer) == PLACE_PAGEABLE || !is_inside(pointer, size))) {
         error = cudaErrorInvalidValue;
@@ -269,7 +269,7 @@ cudaError_t emulator_cudaMemsetAsync(void *pointer, int value, size_t size, cuda
 
 static cudaError_t launch_host_function(cudaStream_t handle, cudaHostFn_t function, void *data)
 {
-    stream_t *stream;
+    stream_t   *stream;
     cudaError_t error = stream_find(handle, &stream);
     if (error == cudaSuccess && function == NULL) {
         error = cudaErrorInvalidValue;
@@ -292,7 +292,7 @@ cudaError_t emulator_cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t functi
 
 static cudaError_t launch_kernel(cudaStream_t handle, void (*function)(void *), const void *arguments, size_t size)
 {
-    stream_t *stream;
+    stream_t   *stream;
     cudaError_t error = stream_find(handle, &stream);
     if (error == cudaSuccess && function == NULL) {
         error = cudaErrorInvalidDeviceFunction;

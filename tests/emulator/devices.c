@@ -4,7 +4,7 @@
 #define INITIAL_DEVICES 2
 
 static device_t devices[EMULATOR_MAX_DEVICES];
-static int n_devices = INITIAL_DEVICES;
+static int      n_devices = INITIAL_DEVICES;
 
 bool device_exists(int device)
 {

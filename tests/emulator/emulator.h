@@ -131,17 +131,17 @@ EMULATOR_API void emulator_set_blocking_hook(void (*hook)(const char *name, void
 
 /* One call of the runtime. Arguments that the call does not take are zero. */
 typedef struct emulator_call {
-    const char *name; /* as the runtime spells it, "cudaEventRecord"; static storage */
-    cudaError_t result;
-    unsigned long long thread; /* see emulator_thread */
-    int current_device;        /* of that thread, when the call was made */
-    int device;                /* the device that the call is about */
-    cudaStream_t stream;       /* as passed; for a call that creates a stream, the new one */
-    cudaEvent_t event;         /* likewise */
-    const void *pointer;       /* the memory, for copies the destination; for a call that allocates, the new memory */
-    const void *source;        /* of copies */
-    size_t size;               /* in bytes */
-    unsigned int flags;        /* flags, mode or attribute */
+    const char        *name; /* as the runtime spells it, "cudaEventRecord"; static storage */
+    cudaError_t        result;
+    unsigned long long thread;         /* see emulator_thread */
+    int                current_device; /* of that thread, when the call was made */
+    int                device;         /* the device that the call is about */
+    cudaStream_t       stream;         /* as passed; for a call that creates a stream, the new one */
+    cudaEvent_t        event;          /* likewise */
+    const void        *pointer; /* the memory, for copies the destination; for a call that allocates, the new memory */
+    const void        *source;  /* of copies */
+    size_t             size;    /* in bytes */
+    unsigned int       flags;   /* flags, mode or attribute */
 } emulator_call_t;
 
 /* Switches recording on or off; it is on initially. What was recorded stays, at about 100 bytes a call. */
@@ -192,9 +192,9 @@ EMULATOR_API void emulator_clear_violations(void);
 /* One allocation that has not been freed. */
 typedef struct emulator_allocation {
     const char *kind; /* "device", "pool", "managed", "pinned" or "graph"; static storage */
-    void *pointer;
-    size_t size; /* as asked for, in bytes */
-    int device;
+    void       *pointer;
+    size_t      size; /* as asked for, in bytes */
+    int         device;
 } emulator_allocation_t;
 
 /* How many allocations have not been freed. One counts as freed from the call that frees it, also if that takes effect

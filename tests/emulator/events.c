@@ -50,8 +50,8 @@ void events_reset(void)
 static cudaError_t create(cudaEvent_t *handle, unsigned int flags)
 {
     const unsigned int known = cudaEventBlockingSync | cudaEventDisableTiming | cudaEventInterprocess;
-    bool is_interprocess = (flags & cudaEventInterprocess) != 0;
-    bool is_timed = (flags & cudaEventDisableTiming) == 0;
+    bool               is_interprocess = (flags & cudaEventInterprocess) != 0;
+    bool               is_timed = (flags & cudaEventDisableTiming) == 0;
     if (handle == NULL || (flags & ~known) != 0 || (is_interprocess && is_timed)) {
         return cudaErrorInvalidValue;
     }
@@ -118,8 +118,8 @@ static cudaError_t record_in_capture(event_t *event, stream_t *stream, bool exte
 
 static cudaError_t record(cudaEvent_t handle, cudaStream_t stream_handle, unsigned int flags)
 {
-    stream_t *stream;
-    event_t *event = handle_find(HANDLE_EVENT, handle);
+    stream_t   *stream;
+    event_t    *event = handle_find(HANDLE_EVENT, handle);
     cudaError_t error = event != NULL ? stream_find(stream_handle, &stream) : cudaErrorInvalidResourceHandle;
     if (error != cudaSuccess) {
         return error;
@@ -138,7 +138,7 @@ static cudaError_t record(cudaEvent_t handle, cudaStream_t stream_handle, unsign
     if (stream->capture != NULL) {
         return record_in_capture(event, stream, external);
     }
-    work_t *work;
+    work_t     *work;
     operation_t marker = {.kind = OPERATION_MARKER};
     error = stream_submit(stream, &marker, &work);
     event_recorded(event, work);
@@ -214,7 +214,7 @@ static cudaError_t wait_for_work(stream_t *stream, event_t *event)
         return cudaErrorStreamCaptureIsolation;
     }
     operation_t marker = {.kind = OPERATION_MARKER};
-    work_t *work = work_create(stream->device, &marker);
+    work_t     *work = work_create(stream->device, &marker);
     work_depend(work, event->work);
     stream_append(stream, work);
     work_release(work);
@@ -223,8 +223,8 @@ static cudaError_t wait_for_work(stream_t *stream, event_t *event)
 
 static cudaError_t wait_event(cudaStream_t stream_handle, cudaEvent_t handle, unsigned int flags)
 {
-    stream_t *stream;
-    event_t *event = handle_find(HANDLE_EVENT, handle);
+    stream_t   *stream;
+    event_t    *event = handle_find(HANDLE_EVENT, handle);
     cudaError_t error = event != NULL ? stream_find(stream_handle, &stream) : cudaErrorInvalidResourceHandle;
     if (error == cudaSuccess && flags != cudaEventWaitDefault && flags != cudaEventWaitExternal) {
         error = cudaErrorInvalidValue;

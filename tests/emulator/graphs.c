@@ -5,23 +5,23 @@
 
 typedef struct node {
     operation_t operation;
-    int device;
-    size_t index;
-    bool wanted;
-    list_t dependencies; /* nodes of the same graph, all of them before this one */
+    int         device;
+    size_t      index;
+    bool        wanted;
+    list_t      dependencies; /* nodes of the same graph, all of them before this one */
 } node_t;
 
 struct graph {
     cudaGraph_t handle;
-    bool is_captured; /* the capture has ended */
-    list_t nodes;     /* owned */
+    bool        is_captured; /* the capture has ended */
+    list_t      nodes;       /* owned */
 };
 
 struct executable {
     cudaGraphExec_t handle;
-    unsigned int references; /* the handle, and nodes of other graphs that launch it */
-    list_t nodes;            /* owned copies of the graph's */
-    work_t *last;            /* the end of the last launch: launches of one executable graph follow each other */
+    unsigned int    references; /* the handle, and nodes of other graphs that launch it */
+    list_t          nodes;      /* owned copies of the graph's */
+    work_t         *last;       /* the end of the last launch: launches of one executable graph follow each other */
 };
 
 static size_t n_captured; /* graphs whose capture has ended and that are not destroyed */
@@ -53,8 +53,8 @@ static void copy_nodes(const list_t *from, list_t *to)
 {
     for (size_t i = 0; i < from->count; i++) {
         const node_t *node = from->items[i];
-        operation_t operation = operation_copy(&node->operation);
-        node_t *copy = add_node(to, node->device, &operation);
+        operation_t   operation = operation_copy(&node->operation);
+        node_t       *copy = add_node(to, node->device, &operation);
         for (size_t j = 0; j < node->dependencies.count; j++) {
             const node_t *dependency = node->dependencies.items[j];
             list_add(&copy->dependencies, to->items[dependency->index]);
@@ -207,7 +207,7 @@ static bool frees(const executable_t *executable, const block_t *block)
 static cudaError_t check_memory(const executable_t *executable)
 {
     for (size_t i = 0; i < executable->nodes.count; i++) {
-        const node_t *node = executable->nodes.items[i];
+        const node_t  *node = executable->nodes.items[i];
         const block_t *block = node->operation.kind == OPERATION_ALLOCATE ? node->operation.block : NULL;
         if (block != NULL && block->allocated && !frees(executable, block)) {
             return cudaErrorInvalidValue;
@@ -224,7 +224,7 @@ static void allocate_memory(const executable_t *executable)
 {
     for (size_t i = 0; i < executable->nodes.count; i++) {
         const node_t *node = executable->nodes.items[i];
-        block_t *block = node->operation.kind == OPERATION_ALLOCATE ? node->operation.block : NULL;
+        block_t      *block = node->operation.kind == OPERATION_ALLOCATE ? node->operation.block : NULL;
         if (block != NULL && !block->allocated) {
             block->allocated = true;
             block_retain(block);
@@ -252,7 +252,7 @@ static void depend_on_nodes(work_t *work, const node_t *node, work_t *const *wor
 static work_t *replay_graph(const node_t *node, work_t *const *works, work_t *entry)
 {
     executable_t *executable = node->operation.executable;
-    work_t *inner = create_marker(node->device);
+    work_t       *inner = create_marker(node->device);
     depend_on_nodes(inner, node, works, entry);
     work_depend(inner, executable->last);
     work_enqueue(inner);
@@ -268,7 +268,7 @@ static work_t *replay_node(const node_t *node, work_t *const *works, work_t *ent
     if (kind == OPERATION_LAUNCH_GRAPH) {
         return replay_graph(node, works, entry);
     }
-    bool is_event = kind == OPERATION_RECORD_EVENT || kind == OPERATION_WAIT_EVENT;
+    bool        is_event = kind == OPERATION_RECORD_EVENT || kind == OPERATION_WAIT_EVENT;
     operation_t operation = {.kind = OPERATION_MARKER};
     if (!is_event) {
         operation = operation_copy(&node->operation);
@@ -290,8 +290,8 @@ static work_t *replay_node(const node_t *node, work_t *const *works, work_t *ent
  * is the caller's. */
 static work_t *replay(executable_t *executable, work_t *entry, int device)
 {
-    work_t *end = create_marker(device);
-    size_t count = executable->nodes.count;
+    work_t  *end = create_marker(device);
+    size_t   count = executable->nodes.count;
     work_t **works = allocate(count * sizeof(*works));
     allocate_memory(executable);
     work_depend(end, entry);
@@ -311,7 +311,7 @@ static work_t *replay(executable_t *executable, work_t *entry, int device)
 
 static cudaError_t launch(executable_t *executable, cudaStream_t handle)
 {
-    stream_t *stream;
+    stream_t   *stream;
     cudaError_t error = stream_find(handle, &stream);
     if (error == cudaSuccess) {
         error = capture_check_submit(stream);

@@ -7,15 +7,15 @@
 
 typedef struct helper {
     pthread_t thread;
-    bool started;
-    bool stopping;
+    bool      started;
+    bool      stopping;
 } helper_t;
 
 static helper_t caller;
 static helper_t background;
-static list_t calls; /* host functions to call, as work */
-static int background_delay = -1;
-static pid_t process; /* that the threads were started in; one made by fork has not got them */
+static list_t   calls; /* host functions to call, as work */
+static int      background_delay = -1;
+static pid_t    process; /* that the threads were started in; one made by fork has not got them */
 
 static void *call_host_functions(void *unused)
 {

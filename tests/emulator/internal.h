@@ -29,12 +29,12 @@
 
 #include "emulator.h"
 
-typedef struct work work_t;
-typedef struct block block_t;
-typedef struct stream stream_t;
-typedef struct event event_t;
-typedef struct capture capture_t;
-typedef struct graph graph_t;
+typedef struct work       work_t;
+typedef struct block      block_t;
+typedef struct stream     stream_t;
+typedef struct event      event_t;
+typedef struct capture    capture_t;
+typedef struct graph      graph_t;
 typedef struct executable executable_t;
 
 /* ---- base.c ------------------------------------------------------------------------------------------------------ */
@@ -66,32 +66,32 @@ typedef enum handle_kind {
     HANDLE_KINDS
 } handle_kind_t;
 
-void *handle_create(handle_kind_t kind, void *object);
-void *handle_find(handle_kind_t kind, const void *handle); /* NULL, and a violation, if destroyed or never created */
-void handle_destroy(handle_kind_t kind, const void *handle);
+void  *handle_create(handle_kind_t kind, void *object);
+void  *handle_find(handle_kind_t kind, const void *handle); /* NULL, and a violation, if destroyed or never created */
+void   handle_destroy(handle_kind_t kind, const void *handle);
 size_t handle_count(handle_kind_t kind); /* of those not destroyed */
-void *handle_any(handle_kind_t kind);    /* some object not destroyed, or NULL */
+void  *handle_any(handle_kind_t kind);   /* some object not destroyed, or NULL */
 
 /* ---- threads.c --------------------------------------------------------------------------------------------------- */
 
 typedef struct host_thread {
-    unsigned long long number;
-    unsigned long long generation;
-    int device;
-    cudaError_t last_error;
+    unsigned long long         number;
+    unsigned long long         generation;
+    int                        device;
+    cudaError_t                last_error;
     enum cudaStreamCaptureMode capture_mode;
-    const char *call;      /* the runtime call that it is in, or NULL */
-    bool in_emulated_code; /* inside a kernel or a host function */
+    const char                *call;             /* the runtime call that it is in, or NULL */
+    bool                       in_emulated_code; /* inside a kernel or a host function */
 } host_thread_t;
 
-void lock(void); /* without the lock held */
-void unlock(void);
-void wait_for_change(void);                      /* releases the lock while waiting; returns early, too */
-void wait_for_change_until(int64_t nanoseconds); /* likewise, on the clock of now() */
-void announce_change(void);                      /* wakes every waiter */
-int64_t now(void);                               /* nanoseconds; no lock needed */
+void           lock(void); /* without the lock held */
+void           unlock(void);
+void           wait_for_change(void);                      /* releases the lock while waiting; returns early, too */
+void           wait_for_change_until(int64_t nanoseconds); /* likewise, on the clock of now() */
+void           announce_change(void);                      /* wakes every waiter */
+int64_t        now(void);                                  /* nanoseconds; no lock needed */
 host_thread_t *this_thread(void);
-void threads_reset(void);
+void           threads_reset(void);
 
 /* ---- calls.c ----------------------------------------------------------------------------------------------------- */
 
@@ -102,15 +102,15 @@ typedef enum call_needs {
 } call_needs_t;
 
 typedef struct call {
-    emulator_call_t record;
-    cudaError_t result;
-    size_t index;
+    emulator_call_t    record;
+    cudaError_t        result;
+    size_t             index;
     unsigned long long epoch; /* of the records, 0 while not recorded */
-    const char *outer;        /* the call of this thread around it, from within a hook */
+    const char        *outer; /* the call of this thread around it, from within a hook */
 } call_t;
 
 /* Takes the lock. False if the call fails before it has begun; call_end must follow in either case. */
-bool call_begin(call_t *call, call_needs_t needs);
+bool        call_begin(call_t *call, call_needs_t needs);
 cudaError_t call_end(call_t *call); /* releases the lock, returns the result */
 
 /* Tells the hook that this call blocks the host. Releases the lock meanwhile: look everything up again afterwards. */
@@ -124,27 +124,27 @@ void calls_reset(void);
 typedef enum memory_kind { MEMORY_DEVICE, MEMORY_POOL, MEMORY_MANAGED, MEMORY_PINNED, MEMORY_GRAPH } memory_kind_t;
 
 struct block {
-    unsigned char *base;
-    size_t size; /* as asked for */
-    size_t capacity;
-    memory_kind_t kind;
-    int device;
-    unsigned int references; /* the registry, operations, and for memory of a graph its being allocated */
-    bool allocated;          /* as the host sees it */
-    bool present;            /* as the device sees it, in stream order */
-    bool free_captured;      /* memory of a graph: its free is a node already */
+    unsigned char     *base;
+    size_t             size; /* as asked for */
+    size_t             capacity;
+    memory_kind_t      kind;
+    int                device;
+    unsigned int       references;    /* the registry, operations, and for memory of a graph its being allocated */
+    bool               allocated;     /* as the host sees it */
+    bool               present;       /* as the device sees it, in stream order */
+    bool               free_captured; /* memory of a graph: its free is a node already */
     unsigned long long life; /* counts frees that do not wait for stream order: older operations must leave it alone */
     unsigned long long freed_at;
-    unsigned long long freed_on; /* the id of the stream whose order the pending free follows, 0 for none */
-    work_t *free_work;           /* the pending free */
-    unsigned long long capture;  /* memory of a graph: the id of the capture that made it */
+    unsigned long long freed_on;  /* the id of the stream whose order the pending free follows, 0 for none */
+    work_t            *free_work; /* the pending free */
+    unsigned long long capture;   /* memory of a graph: the id of the capture that made it */
 };
 
 block_t *block_find(const void *pointer); /* the block around an address, allocated or not; NULL if there is none */
-void block_retain(block_t *block);
-void block_release(block_t *block);
-void block_take_effect(block_t *block, unsigned long long life); /* an allocation, executed */
-void block_lose_effect(block_t *block, unsigned long long life); /* a free, executed */
+void     block_retain(block_t *block);
+void     block_release(block_t *block);
+void     block_take_effect(block_t *block, unsigned long long life); /* an allocation, executed */
+void     block_lose_effect(block_t *block, unsigned long long life); /* a free, executed */
 
 /* A violation if the bytes lie in memory that is not there, in stream order; name says what uses it. */
 void memory_touch(const char *name, const void *pointer, size_t size);
@@ -159,7 +159,7 @@ block_t *memory_take(memory_kind_t kind, int device, size_t size, unsigned long 
 block_t *memory_for_graph(int device, size_t size, unsigned long long capture);
 
 uint64_t memory_in_pool(int device, bool in_use); /* bytes in use as asked for, or else all that the pool holds */
-void memory_reset(void);
+void     memory_reset(void);
 
 /* ---- pools.c ----------------------------------------------------------------------------------------------------- */
 
@@ -183,35 +183,35 @@ typedef enum operation_kind {
 typedef struct operation {
     operation_kind_t kind;
     void (*function)(void *arguments);
-    void *arguments; /* owned for kernels, the caller's data for host functions */
-    size_t arguments_size;
-    unsigned char *destination;
+    void                *arguments; /* owned for kernels, the caller's data for host functions */
+    size_t               arguments_size;
+    unsigned char       *destination;
     const unsigned char *source;
-    size_t destination_pitch;
-    size_t source_pitch;
-    size_t width;
-    size_t height;
-    int value;
-    void *staging;  /* owned: the source's bytes at the time of the call, or NULL */
-    block_t *block; /* counted */
-    unsigned long long life;
-    event_t *event;           /* counted */
-    executable_t *executable; /* counted */
+    size_t               destination_pitch;
+    size_t               source_pitch;
+    size_t               width;
+    size_t               height;
+    int                  value;
+    void                *staging; /* owned: the source's bytes at the time of the call, or NULL */
+    block_t             *block;   /* counted */
+    unsigned long long   life;
+    event_t             *event;      /* counted */
+    executable_t        *executable; /* counted */
 } operation_t;
 
 operation_t operation_copy(const operation_t *operation);
-void operation_release(operation_t *operation); /* what it owns and counts */
+void        operation_release(operation_t *operation); /* what it owns and counts */
 
 /*
  * Work is created with the operation, of which it takes what is owned and counted, then gets its dependencies, then is
  * enqueued. The caller of work_create owns one reference.
  */
 work_t *work_create(int device, const operation_t *operation);
-void work_depend(work_t *work, work_t *dependency); /* NULL and what is done are passed over */
-void work_enqueue(work_t *work);
-void work_retain(work_t *work);
-void work_release(work_t *work);       /* NULL is fine */
-bool work_is_done(const work_t *work); /* so is NULL */
+void    work_depend(work_t *work, work_t *dependency); /* NULL and what is done are passed over */
+void    work_enqueue(work_t *work);
+void    work_retain(work_t *work);
+void    work_release(work_t *work);       /* NULL is fine */
+bool    work_is_done(const work_t *work); /* so is NULL */
 
 bool work_are_done(const list_t *targets);
 void work_force(const list_t *targets); /* finishes them and what they depend on; releases the lock meanwhile */
@@ -231,48 +231,48 @@ void work_reset(void);
 
 /* ---- helpers.c --------------------------------------------------------------------------------------------------- */
 
-void helpers_call(work_t *work); /* has a host function called on the thread for them */
-int64_t helpers_due_time(void);  /* when work enqueued now is due in the background */
-void helpers_reset(void);        /* releases the lock while the threads end */
+void    helpers_call(work_t *work); /* has a host function called on the thread for them */
+int64_t helpers_due_time(void);     /* when work enqueued now is due in the background */
+void    helpers_reset(void);        /* releases the lock while the threads end */
 
 /* ---- devices.c --------------------------------------------------------------------------------------------------- */
 
 typedef struct device {
-    bool has_context;
+    bool      has_context;
     stream_t *legacy;
-    list_t streams; /* all others: owned; destroyed ones until their work is done */
-    uint64_t release_threshold;
-    uint64_t used_high;
-    uint64_t reserved_high;
-    bool reuse_disabled[3]; /* the pool's reuse attributes */
+    list_t    streams; /* all others: owned; destroyed ones until their work is done */
+    uint64_t  release_threshold;
+    uint64_t  used_high;
+    uint64_t  reserved_high;
+    bool      reuse_disabled[3]; /* the pool's reuse attributes */
 } device_t;
 
-bool device_exists(int device);
+bool      device_exists(int device);
 device_t *device_get(int device);
-void device_create_context(int device);
-void devices_reset(void);
+void      device_create_context(int device);
+void      devices_reset(void);
 
 /* ---- streams.c --------------------------------------------------------------------------------------------------- */
 
 typedef enum stream_kind { STREAM_LEGACY, STREAM_PER_THREAD, STREAM_BLOCKING, STREAM_NON_BLOCKING } stream_kind_t;
 
 struct stream {
-    cudaStream_t handle;
-    stream_kind_t kind;
-    int device;
-    unsigned int flags;
+    cudaStream_t       handle;
+    stream_kind_t      kind;
+    int                device;
+    unsigned int       flags;
     unsigned long long id;
     unsigned long long thread; /* of a per-thread stream */
-    work_t *last;
-    unsigned int queries;
-    bool destroyed;
-    capture_t *capture;
-    list_t capture_nodes; /* those that the next captured node depends on */
+    work_t            *last;
+    unsigned int       queries;
+    bool               destroyed;
+    capture_t         *capture;
+    list_t             capture_nodes; /* those that the next captured node depends on */
 };
 
 cudaError_t stream_find(cudaStream_t handle, stream_t **stream);
-stream_t *stream_legacy(int device);
-void stream_targets(const stream_t *stream, list_t *targets); /* the work whose end is the stream's */
+stream_t   *stream_legacy(int device);
+void        stream_targets(const stream_t *stream, list_t *targets); /* the work whose end is the stream's */
 
 /* Puts the work behind everything that the stream orders it after, as the stream's last. */
 void stream_append(stream_t *stream, work_t *work);
@@ -287,14 +287,14 @@ void streams_reset(void);
 /* ---- events.c ---------------------------------------------------------------------------------------------------- */
 
 struct event {
-    cudaEvent_t handle;
-    int device;
+    cudaEvent_t  handle;
+    int          device;
     unsigned int references; /* the handle and nodes of graphs */
     unsigned int queries;
-    bool recorded;
-    work_t *work;       /* of the last record, outside captures */
-    capture_t *capture; /* of the last record, in a capture; counted */
-    list_t capture_nodes;
+    bool         recorded;
+    work_t      *work;    /* of the last record, outside captures */
+    capture_t   *capture; /* of the last record, in a capture; counted */
+    list_t       capture_nodes;
 };
 
 void event_retain(event_t *event);
@@ -305,15 +305,15 @@ void events_reset(void);
 /* ---- captures.c -------------------------------------------------------------------------------------------------- */
 
 struct capture {
-    unsigned int references; /* its being under way, and events recorded in it */
-    unsigned long long id;
+    unsigned int               references; /* its being under way, and events recorded in it */
+    unsigned long long         id;
     enum cudaStreamCaptureMode mode;
-    unsigned long long thread;
-    stream_t *origin;
-    list_t streams;
-    graph_t *graph;
-    bool invalidated;
-    bool ended;
+    unsigned long long         thread;
+    stream_t                  *origin;
+    list_t                     streams;
+    graph_t                   *graph;
+    bool                       invalidated;
+    bool                       ended;
 };
 
 void capture_release(capture_t *capture);
@@ -338,8 +338,8 @@ void captures_reset(void);
 
 /* ---- graphs.c ---------------------------------------------------------------------------------------------------- */
 
-graph_t *graph_create(void); /* for a capture */
-void graph_free(graph_t *graph);
+graph_t    *graph_create(void); /* for a capture */
+void        graph_free(graph_t *graph);
 cudaGraph_t graph_publish(graph_t *graph); /* at the end of the capture */
 cudaGraph_t graph_handle(const graph_t *graph);
 bool graph_is_joined(const graph_t *graph, const list_t *ends); /* whether every node comes before or among the ends */

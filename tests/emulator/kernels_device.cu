@@ -29,7 +29,7 @@ void kernels_prepare(void)
 
 cudaError_t kernels_warm_up(void)
 {
-    int *target;
+    int        *target;
     cudaError_t error = cudaMalloc((void **)&target, sizeof(*target));
     if (error != cudaSuccess) {
         return error;
@@ -63,11 +63,11 @@ bool device_has_context(int device)
         return false;
     }
     initialise_t initialise = (initialise_t)dlsym(driver, "cuInit");
-    get_state_t get_state = (get_state_t)dlsym(driver, "cuDevicePrimaryCtxGetState");
+    get_state_t  get_state = (get_state_t)dlsym(driver, "cuDevicePrimaryCtxGetState");
     unsigned int flags = 0;
-    int active = 0;
-    bool known = initialise != NULL && get_state != NULL && initialise(0) == CUDA_SUCCESS &&
-                 get_state(device, &flags, &active) == CUDA_SUCCESS;
+    int          active = 0;
+    bool         known = initialise != NULL && get_state != NULL && initialise(0) == CUDA_SUCCESS &&
+                         get_state(device, &flags, &active) == CUDA_SUCCESS;
     return known && active != 0;
 }
 

@@ -5,7 +5,7 @@
 
 typedef struct arguments {
     int *target;
-    int value;
+    int  value;
 } arguments_t;
 
 static void write_value(void *pointer)

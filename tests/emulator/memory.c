@@ -9,7 +9,7 @@
 
 static const char *const kind_names[] = {"device", "pool", "managed", "pinned", "graph"};
 
-static list_t blocks; /* by address: allocated, kept for reuse, or waiting for a graph to allocate them */
+static list_t             blocks; /* by address: allocated, kept for reuse, or waiting for a graph to allocate them */
 static unsigned long long n_frees;
 
 /* How many blocks begin at or below the address. */
@@ -18,7 +18,7 @@ static size_t blocks_up_to(const void *pointer)
     size_t low = 0;
     size_t high = blocks.count;
     while (low < high) {
-        size_t middle = low + (high - low) / 2;
+        size_t         middle = low + (high - low) / 2;
         const block_t *block = blocks.items[middle];
         if ((uintptr_t)block->base <= (uintptr_t)pointer) {
             low = middle + 1;
@@ -31,9 +31,9 @@ static size_t blocks_up_to(const void *pointer)
 
 block_t *block_find(const void *pointer)
 {
-    size_t count = blocks_up_to(pointer);
+    size_t   count = blocks_up_to(pointer);
     block_t *block = count > 0 ? blocks.items[count - 1] : NULL;
-    bool inside = block != NULL && (uintptr_t)pointer - (uintptr_t)block->base < block->capacity;
+    bool     inside = block != NULL && (uintptr_t)pointer - (uintptr_t)block->base < block->capacity;
     return inside ? block : NULL;
 }
 
@@ -110,10 +110,10 @@ static block_t *find_kept(memory_kind_t kind, int device, size_t size, unsigned 
     block_t *best = NULL;
     for (size_t i = 0; i < blocks.count; i++) {
         block_t *block = blocks.items[i];
-        bool fits = block->kind == kind && block->device == device && block->capacity >= size && !block->allocated;
-        bool in_order = is_reusable(block) || (stream != 0 && block->freed_on == stream);
-        bool better = best == NULL || block->capacity < best->capacity ||
-                      (block->capacity == best->capacity && block->freed_at > best->freed_at);
+        bool     fits = block->kind == kind && block->device == device && block->capacity >= size && !block->allocated;
+        bool     in_order = is_reusable(block) || (stream != 0 && block->freed_on == stream);
+        bool     better = best == NULL || block->capacity < best->capacity ||
+                          (block->capacity == best->capacity && block->freed_at > best->freed_at);
         if (fits && in_order && better) {
             best = block;
         }

@@ -7,8 +7,8 @@
 void pool_note_use(int device)
 {
     device_t *state = device_get(device);
-    uint64_t used = memory_in_pool(device, true);
-    uint64_t reserved = memory_in_pool(device, false);
+    uint64_t  used = memory_in_pool(device, true);
+    uint64_t  reserved = memory_in_pool(device, false);
     state->used_high = used > state->used_high ? used : state->used_high;
     state->reserved_high = reserved > state->reserved_high ? reserved : state->reserved_high;
 }

@@ -159,7 +159,7 @@ static cudaError_t open_stream(cudaStream_t *handle, unsigned int flags)
         return cudaErrorInvalidValue;
     }
     stream_kind_t kind = flags == cudaStreamNonBlocking ? STREAM_NON_BLOCKING : STREAM_BLOCKING;
-    stream_t *stream = create_stream(kind, this_thread()->device);
+    stream_t     *stream = create_stream(kind, this_thread()->device);
     stream->flags = flags;
     stream->handle = handle_create(HANDLE_STREAM, stream);
     *handle = stream->handle;
@@ -214,7 +214,7 @@ cudaError_t emulator_cudaStreamDestroy(cudaStream_t stream)
 
 static cudaError_t synchronize(cudaStream_t handle)
 {
-    stream_t *stream;
+    stream_t   *stream;
     cudaError_t error = stream_find(handle, &stream);
     if (error == cudaSuccess) {
         error = capture_check_synchronize(stream);
@@ -243,7 +243,7 @@ cudaError_t emulator_cudaStreamSynchronize(cudaStream_t stream)
 
 static cudaError_t query(cudaStream_t handle)
 {
-    stream_t *stream;
+    stream_t   *stream;
     cudaError_t error = stream_find(handle, &stream);
     if (error == cudaSuccess) {
         error = capture_check_synchronize(stream);
@@ -268,7 +268,7 @@ cudaError_t emulator_cudaStreamQuery(cudaStream_t stream)
 
 static cudaError_t get_id(cudaStream_t handle, unsigned long long *id)
 {
-    stream_t *stream;
+    stream_t   *stream;
     cudaError_t error = stream_find(handle, &stream);
     if (error == cudaSuccess && id == NULL) {
         error = cudaErrorInvalidValue;
@@ -290,7 +290,7 @@ cudaError_t emulator_cudaStreamGetId(cudaStream_t stream, unsigned long long *id
 
 static cudaError_t get_flags(cudaStream_t handle, unsigned int *flags)
 {
-    stream_t *stream;
+    stream_t   *stream;
     cudaError_t error = stream_find(handle, &stream);
     if (error == cudaSuccess && flags == NULL) {
         error = cudaErrorInvalidValue;
@@ -313,7 +313,7 @@ cudaError_t emulator_cudaStreamGetFlags(cudaStream_t stream, unsigned int *flags
 #if CUDART_VERSION >= 12080
 static cudaError_t get_device(cudaStream_t handle, int *device)
 {
-    stream_t *stream;
+    stream_t   *stream;
     cudaError_t error = stream_find(handle, &stream);
     if (error == cudaSuccess && device == NULL) {
         error = cudaErrorInvalidValue;
@@ -347,7 +347,7 @@ bool emulator_is_pending(cudaStream_t handle)
 {
     lock();
     stream_t *stream;
-    list_t targets = {0};
+    list_t    targets = {0};
     if (device_exists(this_thread()->device) && stream_find(handle, &stream) == cudaSuccess) {
         stream_targets(stream, &targets);
     }

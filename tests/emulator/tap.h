@@ -11,8 +11,8 @@
 #include <stdio.h>
 
 static struct {
-    int count;
-    int failed;
+    int  count;
+    int  failed;
     bool current_failed;
     char name[200];
     char skipped[100];

@@ -87,7 +87,7 @@ static void wait_until_idle(void)
 
 typedef struct write {
     int *target;
-    int value;
+    int  value;
 } write_t;
 
 static void write_value(void *arguments)
@@ -117,9 +117,9 @@ static bool is_filled(const void *memory, size_t size, int byte)
 
 static void forcing_runs_what_is_needed(void)
 {
-    int values[4] = {0};
+    int          values[4] = {0};
     cudaStream_t streams[3] = {new_stream(), new_stream(), new_stream()};
-    cudaEvent_t event = new_event();
+    cudaEvent_t  event = new_event();
     launch_write(streams[0], &values[0], 1);
     SUCCEEDS(CUDA(cudaEventRecord)(event, streams[0]));
     launch_write(streams[0], &values[1], 1);
@@ -142,9 +142,9 @@ static void forcing_runs_what_is_needed(void)
 
 static void queries_have_patience(void)
 {
-    int value = 0;
+    int          value = 0;
     cudaStream_t stream = new_stream();
-    cudaEvent_t event = new_event();
+    cudaEvent_t  event = new_event();
     launch_write(stream, &value, 1);
     SUCCEEDS(CUDA(cudaEventRecord)(event, stream));
     for (int i = 0; i < EMULATOR_QUERY_PATIENCE; i++) {
@@ -169,7 +169,7 @@ static void CUDART_CB wait_for_flag(void *data)
 /* Somebody who asks holding what the host function needs must not be held up. */
 static void queries_do_not_wait_for_host_functions(void)
 {
-    int flag = 0;
+    int          flag = 0;
     cudaStream_t stream = new_stream();
     emulator_set_query_patience(0);
     SUCCEEDS(CUDA(cudaLaunchHostFunc)(stream, wait_for_flag, &flag));
@@ -189,7 +189,7 @@ typedef struct order {
 
 typedef struct note {
     order_t *order;
-    int id;
+    int      id;
 } note_t;
 
 static void note_order(void *arguments)
@@ -201,7 +201,7 @@ static void note_order(void *arguments)
 /* Two streams of three kernels each, even and odd ids. */
 static order_t scheduled_order(uint64_t seed)
 {
-    order_t order = {.count = 0};
+    order_t      order = {.count = 0};
     cudaStream_t streams[2] = {new_stream(), new_stream()};
     for (int id = 0; id < N_ORDERED; id++) {
         note_t note = {.order = &order, .id = id};
@@ -224,7 +224,7 @@ static void seeds_give_different_legal_orders(void)
     int different = 0;
     for (uint64_t seed = 2; seed < 40; seed++) {
         order_t order = scheduled_order(seed);
-        int next[2] = {0, 1};
+        int     next[2] = {0, 1};
         for (int i = 0; i < N_ORDERED; i++) {
             EQUALS(next[order.ids[i] % 2], order.ids[i]);
             next[order.ids[i] % 2] += 2;
@@ -245,8 +245,8 @@ static void reset_drops_pending_work(void)
 
 static void background_finishes_by_itself(void)
 {
-    int value = 0;
-    int flag = 1;
+    int          value = 0;
+    int          flag = 1;
     cudaStream_t stream = new_stream();
     EQUALS(0, emulator_set_background(50));
     launch_write(stream, &value, 1);
@@ -273,10 +273,10 @@ static void CUDART_CB note_thread_of_host_function(void *data)
 
 static void functions_run_on_the_promised_threads(void)
 {
-    unsigned long long kernel = 0;
-    unsigned long long function = 0;
+    unsigned long long  kernel = 0;
+    unsigned long long  function = 0;
     unsigned long long *pointer = &kernel;
-    cudaStream_t stream = new_stream();
+    cudaStream_t        stream = new_stream();
     SUCCEEDS(emulator_launch(stream, note_thread, &pointer, sizeof(pointer)));
     SUCCEEDS(CUDA(cudaLaunchHostFunc)(stream, note_thread_of_host_function, &function));
     SUCCEEDS(CUDA(cudaStreamSynchronize)(stream));
@@ -299,10 +299,10 @@ static void count_call(void *data)
 
 static void work_runs_once_for_all_who_wait(void)
 {
-    int count = 0;
-    int *pointer = &count;
+    int          count = 0;
+    int         *pointer = &count;
     cudaStream_t stream = new_stream();
-    pthread_t threads[4];
+    pthread_t    threads[4];
     for (int i = 0; i < 4; i++) {
         SUCCEEDS(emulator_launch(stream, count_call, &pointer, sizeof(pointer)));
     }
@@ -326,21 +326,21 @@ static void work_runs_once_for_all_who_wait(void)
  * and 1 are legacy and per-thread, 2 and 3 blocking, 4 and 5 non-blocking.
  */
 typedef struct program {
-    uint64_t random;
+    uint64_t     random;
     cudaStream_t streams[N_PROGRAM_STREAMS];
-    cudaEvent_t events[N_PROGRAM_EVENTS];
-    uint64_t behind_stream[N_PROGRAM_STREAMS];
-    uint64_t behind_event[N_PROGRAM_EVENTS];
-    bool recorded[N_PROGRAM_EVENTS];
-    uint64_t before[N_KERNELS];
-    int n_kernels;
-    uint64_t done;
-    bool violated;
+    cudaEvent_t  events[N_PROGRAM_EVENTS];
+    uint64_t     behind_stream[N_PROGRAM_STREAMS];
+    uint64_t     behind_event[N_PROGRAM_EVENTS];
+    bool         recorded[N_PROGRAM_EVENTS];
+    uint64_t     before[N_KERNELS];
+    int          n_kernels;
+    uint64_t     done;
+    bool         violated;
 } program_t;
 
 typedef struct step {
     program_t *program;
-    int id;
+    int        id;
 } step_t;
 
 static uint64_t next_random(program_t *program, uint64_t limit)
@@ -352,7 +352,7 @@ static uint64_t next_random(program_t *program, uint64_t limit)
 static void do_step(void *arguments)
 {
     const step_t *step = arguments;
-    program_t *program = step->program;
+    program_t    *program = step->program;
     program->violated = program->violated || (program->before[step->id] & ~program->done) != 0;
     program->done |= UINT64_C(1) << step->id;
 }
@@ -370,8 +370,8 @@ static void model_action(program_t *program, size_t stream)
 
 static void add_random_action(program_t *program)
 {
-    size_t stream = next_random(program, N_PROGRAM_STREAMS);
-    size_t event = next_random(program, N_PROGRAM_EVENTS);
+    size_t    stream = next_random(program, N_PROGRAM_STREAMS);
+    size_t    event = next_random(program, N_PROGRAM_EVENTS);
     uint64_t *behind = &program->behind_stream[stream];
     switch (next_random(program, 4)) {
     case 0:
@@ -435,7 +435,7 @@ static void forcing_a_random_program_runs_exactly_what_is_needed(void)
         program_t program;
         emulator_reset();
         open_program(&program, seed);
-        size_t stream = seed % N_PROGRAM_STREAMS;
+        size_t   stream = seed % N_PROGRAM_STREAMS;
         uint64_t needed = program.behind_stream[stream];
         if (stream == 0) {
             needed |= program.behind_stream[1] | program.behind_stream[2] | program.behind_stream[3];
@@ -470,8 +470,8 @@ static void fresh_and_freed_memory_is_filled(void)
 
 static void pool_memory_changes_in_stream_order(void)
 {
-    int *memory = NULL;
-    void *pointer = NULL;
+    int         *memory = NULL;
+    void        *pointer = NULL;
     cudaStream_t stream = new_stream();
     SUCCEEDS(CUDA(cudaMallocAsync)(&pointer, sizeof(int), stream));
     memory = pointer;
@@ -488,9 +488,9 @@ static void pool_memory_changes_in_stream_order(void)
 
 static void freed_pool_memory_is_reused_in_order(void)
 {
-    void *memory = NULL;
-    void *same = NULL;
-    void *other = NULL;
+    void        *memory = NULL;
+    void        *same = NULL;
+    void        *other = NULL;
     cudaStream_t streams[2] = {new_stream(), new_stream()};
     SUCCEEDS(CUDA(cudaMallocAsync)(&memory, 1000, streams[0]));
     SUCCEEDS(CUDA(cudaStreamSynchronize)(streams[0]));
@@ -513,8 +513,8 @@ static void read_int(void *arguments)
 
 static void use_after_free_reads_poison(void)
 {
-    int seen = 0;
-    void *pointer = NULL;
+    int          seen = 0;
+    void        *pointer = NULL;
     cudaStream_t stream = new_stream();
     SUCCEEDS(CUDA(cudaMallocAsync)(&pointer, sizeof(int), stream));
     launch_write(stream, pointer, 3);
@@ -529,8 +529,8 @@ static void use_after_free_reads_poison(void)
 
 static void late_allocation_spares_the_next_owner(void)
 {
-    void *first = NULL;
-    void *second = NULL;
+    void        *first = NULL;
+    void        *second = NULL;
     cudaStream_t streams[2] = {new_stream(), new_stream()};
     SUCCEEDS(CUDA(cudaMallocAsync)(&first, sizeof(int), streams[0]));
     SUCCEEDS(CUDA(cudaFree)(first));
@@ -544,8 +544,8 @@ static void late_allocation_spares_the_next_owner(void)
 
 static void copies_of_missing_memory_are_violations(void)
 {
-    void *memory = NULL;
-    int value;
+    void        *memory = NULL;
+    int          value;
     cudaStream_t stream = new_stream();
     SUCCEEDS(CUDA(cudaMallocAsync)(&memory, sizeof(int), stream));
     SUCCEEDS(CUDA(cudaMemcpy)(&value, memory, sizeof(int), cudaMemcpyDeviceToHost));
@@ -560,7 +560,7 @@ static void copies_of_missing_memory_are_violations(void)
 static void copies_stay_inside_allocations(void)
 {
     void *memory = NULL;
-    char host[64] = {0};
+    char  host[64] = {0};
     SUCCEEDS(CUDA(cudaMalloc)(&memory, 32));
     ANSWERS(cudaErrorInvalidValue, CUDA(cudaMemcpy)(memory, host, 33, cudaMemcpyHostToDevice));
     expect_violation("beyond the end");
@@ -583,7 +583,7 @@ static void memory_has_an_end(void)
 
 static void leaks_are_listed(void)
 {
-    void *pointers[3] = {NULL};
+    void                 *pointers[3] = {NULL};
     emulator_allocation_t allocation;
     SUCCEEDS(CUDA(cudaMalloc)(&pointers[0], 10));
     SUCCEEDS(CUDA(cudaSetDevice)(1));
@@ -591,7 +591,7 @@ static void leaks_are_listed(void)
     SUCCEEDS(CUDA(cudaMallocHost)(&pointers[2], 30));
     EQUALS(3, emulator_count_allocations());
     EQUALS(20, emulator_pool_bytes(1));
-    size_t sizes = 0;
+    size_t      sizes = 0;
     const void *previous = NULL;
     for (size_t i = 0; emulator_get_allocation(i, &allocation) == 0; i++) {
         sizes += allocation.size;
@@ -602,7 +602,7 @@ static void leaks_are_listed(void)
     }
     EQUALS(60, sizes);
     cudaStream_t stream = new_stream();
-    cudaEvent_t event = new_event();
+    cudaEvent_t  event = new_event();
     EQUALS(1, emulator_count_streams());
     EQUALS(1, emulator_count_events());
     SUCCEEDS(CUDA(cudaStreamDestroy)(stream));
@@ -615,10 +615,10 @@ static void leaks_are_listed(void)
 
 static void calls_are_recorded(void)
 {
-    cudaStream_t stream = new_stream();
-    cudaEvent_t event = new_event();
+    cudaStream_t    stream = new_stream();
+    cudaEvent_t     event = new_event();
     emulator_call_t call;
-    void *memory = NULL;
+    void           *memory = NULL;
     SUCCEEDS(CUDA(cudaEventRecord)(event, stream));
     SUCCEEDS(CUDA(cudaMalloc)(&memory, 12));
     ANSWERS(cudaErrorInvalidDevice, CUDA(cudaSetDevice)(5));
@@ -664,8 +664,8 @@ static void *make_a_call(void *thread)
 static void threads_have_numbers(void)
 {
     unsigned long long number = 0;
-    emulator_call_t call = {.thread = 0};
-    pthread_t thread;
+    emulator_call_t    call = {.thread = 0};
+    pthread_t          thread;
     EQUALS(0, pthread_create(&thread, NULL, make_a_call, &number));
     pthread_join(thread, NULL);
     EQUALS(0, emulator_get_call(0, &call));
@@ -703,7 +703,7 @@ static void failed_free_has_no_effect(void)
 static void any_function_can_fail(void)
 {
     cudaStream_t stream = new_stream();
-    int device;
+    int          device;
     EQUALS(0, emulator_fail(NULL, 3, cudaErrorUnknown));
     SUCCEEDS(CUDA(cudaGetDevice)(&device));
     SUCCEEDS(CUDA(cudaGetLastError)());
@@ -743,14 +743,14 @@ static void failed_call_creates_no_context(void)
 /* ---- the hook ---------------------------------------------------------------------------------------------------- */
 
 typedef struct hooked {
-    int count;
+    int  count;
     char last[64];
 } hooked_t;
 
 static void note_blocking(const char *name, void *context)
 {
     hooked_t *hooked = context;
-    int device;
+    int       device;
     hooked->count++;
     snprintf(hooked->last, sizeof(hooked->last), "%s", name);
     CUDA(cudaGetDevice)(&device); /* would never return if a lock were held */
@@ -766,11 +766,11 @@ static void expect_blocking(hooked_t *hooked, const char *name)
 
 static void hook_sees_what_blocks(void)
 {
-    hooked_t hooked = {.count = 0};
+    hooked_t     hooked = {.count = 0};
     cudaStream_t stream = new_stream();
-    cudaEvent_t event = new_event();
-    void *memory[4] = {NULL};
-    int host = 0;
+    cudaEvent_t  event = new_event();
+    void        *memory[4] = {NULL};
+    int          host = 0;
     SUCCEEDS(CUDA(cudaMalloc)(&memory[0], 16));
     SUCCEEDS(CUDA(cudaMalloc)(&memory[1], 16));
     SUCCEEDS(CUDA(cudaMallocAsync)(&memory[2], 16, LEGACY));
@@ -812,7 +812,7 @@ static void hook_sees_what_blocks(void)
 static void freeing_twice_is_a_violation(void)
 {
     void *memory = NULL;
-    int host;
+    int   host;
     SUCCEEDS(CUDA(cudaMalloc)(&memory, 8));
     SUCCEEDS(CUDA(cudaFree)(memory));
     ANSWERS(cudaErrorInvalidValue, CUDA(cudaFree)(memory));
@@ -834,7 +834,7 @@ static void freeing_twice_is_a_violation(void)
 static void using_destroyed_handles_is_a_violation(void)
 {
     cudaStream_t stream = new_stream();
-    cudaEvent_t event = new_event();
+    cudaEvent_t  event = new_event();
     SUCCEEDS(CUDA(cudaStreamDestroy)(stream));
     SUCCEEDS(CUDA(cudaEventDestroy)(event));
     ANSWERS(cudaErrorInvalidResourceHandle, CUDA(cudaStreamDestroy)(stream));
@@ -863,7 +863,7 @@ static void call_the_runtime_from_a_kernel(void *arguments)
 
 static void emulated_code_may_not_call_the_runtime(void)
 {
-    cudaError_t answer = cudaSuccess;
+    cudaError_t  answer = cudaSuccess;
     cudaError_t *pointer = &answer;
     SUCCEEDS(CUDA(cudaLaunchHostFunc)(LEGACY, call_the_runtime, &answer));
     SUCCEEDS(CUDA(cudaStreamSynchronize)(LEGACY));
@@ -879,7 +879,7 @@ static void emulated_code_may_not_call_the_runtime(void)
 static void destroying_a_capturing_stream_is_a_violation(void)
 {
     cudaStream_t stream = new_stream();
-    int value = 0;
+    int          value = 0;
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(stream, cudaStreamCaptureModeGlobal));
     launch_write(stream, &value, 1);
     SUCCEEDS(CUDA(cudaStreamDestroy)(stream));
@@ -899,10 +899,10 @@ static void count_down(void *arguments)
 
 static void each_replay_has_its_own_arguments(void)
 {
-    int sum = 0;
-    write_t arguments = {.target = &sum, .value = 10};
-    cudaStream_t stream = new_stream();
-    cudaGraph_t graph = NULL;
+    int             sum = 0;
+    write_t         arguments = {.target = &sum, .value = 10};
+    cudaStream_t    stream = new_stream();
+    cudaGraph_t     graph = NULL;
     cudaGraphExec_t executable = NULL;
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(stream, cudaStreamCaptureModeGlobal));
     SUCCEEDS(emulator_launch(stream, count_down, &arguments, sizeof(arguments)));
@@ -920,7 +920,7 @@ static void each_replay_has_its_own_arguments(void)
 
 static cudaGraphExec_t capture_launch_of(cudaGraphExec_t inner, cudaStream_t stream)
 {
-    cudaGraph_t graph = NULL;
+    cudaGraph_t     graph = NULL;
     cudaGraphExec_t outer = NULL;
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(stream, cudaStreamCaptureModeGlobal));
     SUCCEEDS(CUDA(cudaGraphLaunch)(inner, stream));
@@ -933,10 +933,10 @@ static cudaGraphExec_t capture_launch_of(cudaGraphExec_t inner, cudaStream_t str
 
 static void graphs_launch_graphs(void)
 {
-    int sum = 0;
-    write_t arguments = {.target = &sum, .value = 2};
-    cudaStream_t stream = new_stream();
-    cudaGraph_t graph = NULL;
+    int             sum = 0;
+    write_t         arguments = {.target = &sum, .value = 2};
+    cudaStream_t    stream = new_stream();
+    cudaGraph_t     graph = NULL;
     cudaGraphExec_t inner = NULL;
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(stream, cudaStreamCaptureModeGlobal));
     SUCCEEDS(emulator_launch(stream, count_down, &arguments, sizeof(arguments)));
@@ -954,9 +954,9 @@ static void graphs_launch_graphs(void)
 
 static void graph_memory_is_freed_and_allocated_again_in_order(void)
 {
-    void *memory = NULL;
-    cudaStream_t stream = new_stream();
-    cudaGraph_t graph = NULL;
+    void           *memory = NULL;
+    cudaStream_t    stream = new_stream();
+    cudaGraph_t     graph = NULL;
     cudaGraphExec_t executable = NULL;
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(stream, cudaStreamCaptureModeGlobal));
     SUCCEEDS(CUDA(cudaMallocAsync)(&memory, sizeof(int), stream));
@@ -978,9 +978,9 @@ static void graph_memory_is_freed_and_allocated_again_in_order(void)
 
 static void graph_memory_outlives_its_graph_until_freed(void)
 {
-    void *memory = NULL;
-    cudaStream_t stream = new_stream();
-    cudaGraph_t graph = NULL;
+    void           *memory = NULL;
+    cudaStream_t    stream = new_stream();
+    cudaGraph_t     graph = NULL;
     cudaGraphExec_t executable = NULL;
     SUCCEEDS(CUDA(cudaStreamBeginCapture)(stream, cudaStreamCaptureModeGlobal));
     SUCCEEDS(CUDA(cudaMallocAsync)(&memory, sizeof(int), stream));
@@ -1003,7 +1003,7 @@ static void graph_memory_outlives_its_graph_until_freed(void)
 
 static void number_of_devices_can_be_set(void)
 {
-    int count = -1;
+    int   count = -1;
     void *memory;
     EQUALS(0, emulator_set_device_count(EMULATOR_MAX_DEVICES));
     SUCCEEDS(CUDA(cudaGetDeviceCount)(&count));
@@ -1022,10 +1022,10 @@ static void number_of_devices_can_be_set(void)
 
 static void reset_forgets_everything(void)
 {
-    cudaStream_t stream = new_stream();
-    cudaEvent_t event = new_event();
-    void *memory = NULL;
-    int device = -1;
+    cudaStream_t               stream = new_stream();
+    cudaEvent_t                event = new_event();
+    void                      *memory = NULL;
+    int                        device = -1;
     enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
     SUCCEEDS(CUDA(cudaMalloc)(&memory, 8));
     SUCCEEDS(CUDA(cudaSetDevice)(1));
@@ -1058,17 +1058,17 @@ static void add_one(void *arguments)
 }
 
 typedef struct worker {
-    pthread_t thread;
-    int *counter;      /* device memory that all workers increment, one after the other */
-    cudaEvent_t *turn; /* recorded by whoever had the last turn */
+    pthread_t        thread;
+    int             *counter; /* device memory that all workers increment, one after the other */
+    cudaEvent_t     *turn;    /* recorded by whoever had the last turn */
     pthread_mutex_t *mutex;
-    bool failed;
+    bool             failed;
 } worker_t;
 
 /* One worker's turns: its stream waits for the last turn's event, increments, and records the event anew. */
 static void *take_turns(void *argument)
 {
-    worker_t *worker = argument;
+    worker_t    *worker = argument;
     cudaStream_t stream;
     worker->failed = CUDA(cudaStreamCreateWithFlags)(&stream, cudaStreamNonBlocking) != cudaSuccess;
     for (int i = 0; i < 50 && !worker->failed; i++) {
@@ -1092,10 +1092,10 @@ static void *take_turns(void *argument)
 
 static void threads_take_turns(void)
 {
-    int counter = 0;
+    int             counter = 0;
     pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-    cudaEvent_t turn = new_event();
-    worker_t workers[N_WORKERS];
+    cudaEvent_t     turn = new_event();
+    worker_t        workers[N_WORKERS];
     EQUALS(0, emulator_set_background(0));
     for (int i = 0; i < N_WORKERS; i++) {
         workers[i] = (worker_t){.counter = &counter, .turn = &turn, .mutex = &mutex};

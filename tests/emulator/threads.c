@@ -4,11 +4,11 @@
 #include <pthread.h>
 #include <time.h>
 
-static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t changed;
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-static unsigned long long generation = 1; /* counts resets, so that no thread keeps what it had before one */
-static unsigned long long n_threads;
+static pthread_mutex_t             mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t              changed;
+static pthread_once_t              once = PTHREAD_ONCE_INIT;
+static unsigned long long          generation = 1; /* counts resets, so that no thread keeps what it had before one */
+static unsigned long long          n_threads;
 static _Thread_local host_thread_t current;
 
 /* Waiting until a time needs a clock that nobody sets. */

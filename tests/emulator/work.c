@@ -8,21 +8,21 @@
 typedef enum work_state { WORK_PENDING, WORK_RUNNING, WORK_DONE } work_state_t;
 
 struct work {
-    work_t *previous; /* in the list of unfinished work, which is in the order of enqueuing: */
-    work_t *next;     /* whatever a piece depends on comes before it */
+    work_t      *previous; /* in the list of unfinished work, which is in the order of enqueuing: */
+    work_t      *next;     /* whatever a piece depends on comes before it */
     unsigned int references;
     work_state_t state;
-    bool wanted;
-    int device;
-    int64_t due;
-    operation_t operation;
-    list_t dependencies; /* counted */
+    bool         wanted;
+    int          device;
+    int64_t      due;
+    operation_t  operation;
+    list_t       dependencies; /* counted */
 };
 
-static work_t *first;
-static work_t *last;
-static size_t n_unfinished;
-static size_t n_calling;
+static work_t      *first;
+static work_t      *last;
+static size_t       n_unfinished;
+static size_t       n_calling;
 static unsigned int query_patience = EMULATOR_QUERY_PATIENCE;
 
 /* ---- operations -------------------------------------------------------------------------------------------------- */
@@ -69,7 +69,7 @@ void operation_release(operation_t *operation)
 static void copy_rows(const operation_t *operation)
 {
     const unsigned char *source = operation->staging != NULL ? operation->staging : operation->source;
-    size_t source_pitch = operation->staging != NULL ? operation->width : operation->source_pitch;
+    size_t               source_pitch = operation->staging != NULL ? operation->width : operation->source_pitch;
     memory_touch("a copy reads", source, operation->width);
     memory_touch("a copy writes", operation->destination, operation->width);
     for (size_t row = 0; row < operation->height; row++) {
@@ -183,7 +183,7 @@ static void finish(work_t *work)
 void work_call(work_t *work)
 {
     void (*function)(void *) = work->operation.function;
-    void *arguments = work->operation.arguments;
+    void          *arguments = work->operation.arguments;
     host_thread_t *thread = this_thread();
     thread->in_emulated_code = true;
     n_calling++;
@@ -421,7 +421,7 @@ size_t emulator_schedule(uint64_t seed, size_t steps)
 {
     lock();
     size_t count = 0;
-    bool permitted = may_force("emulator_schedule");
+    bool   permitted = may_force("emulator_schedule");
     for (work_t *work; permitted && count < steps && (work = choose_ready(&seed)) != NULL; count++) {
         complete_counted(work);
     }
@@ -433,7 +433,7 @@ size_t emulator_run_all(void)
 {
     lock();
     size_t count = n_unfinished;
-    bool permitted = may_force("emulator_run_all");
+    bool   permitted = may_force("emulator_run_all");
     while (permitted && first != NULL) {
         complete_counted(first);
     }

@@ -1,7 +1,8 @@
 // delays.cu - kernels that take long on purpose, so that a missing wait is seen and not merely possible.
 #include <cuda_runtime.h>
 
-namespace {
+namespace
+{
 
 __device__ void spin(long long nanoseconds)
 {

@@ -288,7 +288,6 @@ def test_views_name_the_stream_of_their_order(s, t):
     assert [view["stream"] for view in call(arguments)["views"][:3]] == [s, t, LEGACY]
 
 
-@pytest.mark.xfail(strict=True, reason="the table is asked for its stream once per argument")
 @pytest.mark.parametrize("make", [tensor, lambda: loans.table_array(loans.Owning)], ids=["lent", "owned"])
 def test_a_table_is_asked_for_its_stream_once_per_call_and_device(make, s):
     tables.set_stream(s)
@@ -641,7 +640,6 @@ def test_what_changed_during_a_wait_is_checked_again(change, error, order, s, t,
     assert emulated.get_device() == 0
 
 
-@pytest.mark.xfail(strict=True, reason="the device of a call is chosen before the wait, and not looked at again")
 @pytest.mark.parametrize("beside", [True, False], ids=["beside-another", "alone"])
 def test_a_tensor_that_moves_to_another_device_during_a_wait(beside, s, t):
     """Arguments on two devices are refused; alone, the tensor says which device the call is for."""

@@ -191,11 +191,9 @@ def test_pitfall_03_strides_of_extent_one_mean_nothing(accepts, shape):
         assert view.shape == shape
 
 
-@pytest.mark.xfail(strict=True, reason="an empty array is refused for a stride that nothing is ever multiplied with")
 def test_pitfall_03_strides_of_empty_arrays_mean_nothing(accepts):
-    field = np.zeros((0, 3), np.dtype([("a", "u1"), ("b", "<f4")]))["b"]
-    assert field.strides == (15, 5)
-    with accepts(Interface(SIX, overrides={"shape": field.shape, "strides": field.strides})) as view:
+    """Those of a field of records need not be multiples of its size."""
+    with accepts(Interface(SIX, overrides={"shape": (0, 3), "strides": (15, 5)})) as view:
         assert view.size == 0
 
 
@@ -305,7 +303,7 @@ def test_pitfall_08_typestrs_as_numpy_writes_them(accepts, dtype):
 
 @pytest.mark.parametrize("typestr", [
     "", "<", "f4", "4", "<f", "|i", "<4", "<f4x", "<f4 ", " <f4", "<f-4", "<f+4", "< f4", "<f 4", "<f4.0", "<ff", "<d8",
-    "<l8", "<F8", "<B1", "<x4", "<f4\0", "\0<f4", "<f4<f4", "!f4", "@f4", "<f99999999999999999999", "<f\uff14",
+    "<l8", "<F8", "<B1", "<x4", "<f4\0", "\0<f4", "<f4<f4", "!f4", "@f4", "<f\uff14",
     "\u00e9f4", "<\u00e94", "\udc80f4", "<f4[ns]", "(2,)<f4", "<i4,<f4", "f" * 5000])
 def test_pitfall_08_typestrs_that_do_not_parse(refuses, typestr):
     refuses("InvalidTypestrError", Interface(FOUR, overrides={"typestr": typestr}))
@@ -319,7 +317,6 @@ def test_pitfall_08_typestrs_without_a_dtype(refuses, typestr):
     assert f"'{typestr[1]}'" in refusal.message  # the kind
 
 
-@pytest.mark.xfail(strict=True, reason="a typestr that NumPy parses is called one that does not parse")
 @pytest.mark.parametrize("typestr", ["|V65536", "|S70000"])
 def test_pitfall_08_items_that_are_too_large(refuses, typestr):
     source = Interface(np.zeros(70000, "u1"), overrides={"typestr": typestr, "shape": (1,)})
@@ -863,7 +860,6 @@ def test_pitfall_16_overflowing_strides(refuses, shape, strides):
     refuses("InvalidStridesError", Interface(FOUR, overrides={"shape": shape, "strides": strides}), memory="ANYWHERE")
 
 
-@pytest.mark.xfail(strict=True, reason="the end of the last element, 2**63 bytes away, fits no int64_t")
 def test_pitfall_16_bounds_that_overflow_by_the_last_item(refuses):
     source = Interface(FOUR, overrides={"shape": (2,), "strides": (2**63 - 4,)})
     refuses("InvalidStridesError", source, memory="ANYWHERE")

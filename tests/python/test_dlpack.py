@@ -232,7 +232,6 @@ def test_pitfall_26_capsules_of_another_name(refuses, name):
     assert capsule_name(capsule) == name
 
 
-@pytest.mark.xfail(strict=True, reason="a long foreign name fills the message and cuts the producer off")
 def test_pitfall_26_capsules_of_a_very_long_name(refuses):
     refuses("InvalidCapsuleError", Managed(Memory(FOUR).pointer, (4,)).capsule("x" * 5000))
 
@@ -1071,7 +1070,6 @@ def test_pitfall_37_deleters_do_not_meet_the_exception_that_is_being_raised(refu
     assert managed.deletions == 1
 
 
-@pytest.mark.xfail(strict=True, reason="the capsule is dropped while the exception is set, which its destructor meets")
 def test_pitfall_37_destructors_do_not_meet_the_exception_that_is_being_raised(refuses):
     managed = []
 
@@ -1183,7 +1181,6 @@ def test_pitfall_42_what_numpy_does_not_export(refuses, dtype):
     refuses("InterfaceNotImplementedError", np.zeros(3, dtype), cause=BufferError, **HOST)
 
 
-@pytest.mark.xfail(strict=True, reason="the mask is looked at only where the buffer protocol is allowed")
 @pytest.mark.parametrize("order", ["adopt", "none"])
 def test_pitfall_06_masks_that_numpys_dlpack_leaves_behind(refuses, order):
     refuses("MaskedArrayError", np.ma.array([1.0, 2.0, 3.0], mask=[0, 1, 0]), order, **HOST)
@@ -1207,7 +1204,6 @@ def test_pitfall_42_torch_tensors_that_torch_does_not_export(refuses):
         refuses(("InterfaceNotImplementedError", "DeviceMismatchError"), tensor, **HOST)
 
 
-@pytest.mark.xfail(strict=True, reason="is_neg() is asked by the exchange table's reader alone")
 def test_torch_tensors_that_are_negated_lazily(refuses):
     torch = checks.need("torch")
     tensor = torch.tensor([1 + 2j, 3 + 4j]).conj().imag

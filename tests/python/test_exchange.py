@@ -187,7 +187,6 @@ def test_pitfall_62_a_look_up_that_raises_finds_no_table(accepts, meta, exceptio
         assert np.array_equal(checks.read(view), SIX)
 
 
-@pytest.mark.xfail(strict=True, reason="what the look-up raised is forgotten")
 def test_pitfall_62_a_look_up_that_raises_is_the_cause_where_nothing_else_works(refuses, meta):
     source = make(meta("Array", (tables.Array,), {NAME: tables.make_table()}))
     meta.raises = RuntimeError
@@ -441,7 +440,6 @@ def test_pitfall_66_a_stream_that_cannot_be_told(accepts, refuses, probe):
     assert refusal.causes == [(RuntimeError, "no stream today")]
 
 
-@pytest.mark.xfail(strict=True, reason="every argument asks for the stream again")
 def test_pitfall_66_the_stream_is_asked_for_once_per_table_and_device(probe):
     kind = array_type()
     arrays = tuple(make(kind) for _ in range(3))

@@ -309,18 +309,10 @@ def until_it_passes(attempt):
 
 # ------------------------------------------------------------------------------------------------------- allocations
 
-# Python 3.13 also complains about it on the way (sys.unraisablehook), which keeps the frames of the producer alive.
-FORGETS = "PyDict_GetItemString forgets a failed allocation: torch's and NumPy's classes are then not found"
-
-
 @pytest.mark.parametrize("wish", [{}, {"ndim": 7}, {"dtype": "int8"}], ids=["as_it_is", "of_7_dimensions", "of_int8"])
 @pytest.mark.parametrize("order", ["adopt", emulated.PER_THREAD])
 @pytest.mark.parametrize("name", MAKERS)
-def test_the_nth_allocation_of_an_acquire_fails(request, probe, name, order, wish):
-    if sys.version_info >= (3, 13):
-        pytest.xfail(FORGETS)
-    if name in ("table_that_lends", "buffer_with_a_mask") and not wish:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=FORGETS))
+def test_the_nth_allocation_of_an_acquire_fails(probe, name, order, wish):
     case = Case(MAKERS[name])
 
     def attempt(nth):
@@ -385,9 +377,6 @@ def three_mixed():
 @pytest.mark.parametrize("order", ["adopt", "block", "none", emulated.LEGACY])
 @pytest.mark.parametrize("wish", [{}, {"ndim": 7}], ids=["accepted", "last_refused"])
 def test_the_nth_allocation_of_a_call_fails(probe, order, wish):
-    if sys.version_info >= (3, 13):
-        pytest.xfail(FORGETS)
-
     def make():
         sources, request, watched = three_mixed()
         return sources, request, [*watched, *map(attach, sources)]

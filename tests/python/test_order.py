@@ -503,7 +503,6 @@ def test_pinned_memory_is_not_ordered_with_order_none(source):
     assert calls_beyond(HARMLESS) == []
 
 
-@pytest.mark.xfail(strict=True, reason="pinned memory of a producer that needs no order is waited for on legacy")
 def test_pinned_memory_that_needs_no_order_is_not_waited_for_before_the_work():
     """Pinned memory is ordered as its producer says; only the end differs."""
     loan = Loan("interface-v3-no-stream", kind="pinned")
@@ -512,7 +511,6 @@ def test_pinned_memory_that_needs_no_order_is_not_waited_for_before_the_work():
     view.release()
 
 
-@pytest.mark.xfail(strict=True, reason="the device whose default stream was meant is not remembered for pinned memory")
 @pytest.mark.parametrize("stream", [LEGACY, PER_THREAD])
 @pytest.mark.parametrize("order", ["adopt", "wait"])
 def test_pinned_memory_is_complete_whatever_device_is_current_at_release(stream, order):
@@ -625,7 +623,6 @@ def test_the_per_thread_stream_is_that_of_the_calling_thread(source, consumer):
     on_another_thread(use)
 
 
-@pytest.mark.xfail(strict=True, reason="2 is waited for on whatever thread releases the view")
 @pytest.mark.parametrize("source", sources(SILENT, ASKED))
 def test_memory_is_kept_for_work_on_the_stream_of_another_thread(source):
     """pitfall 52: 2 is used only on the thread it came from; elsewhere it names another stream."""
@@ -754,7 +751,6 @@ def test_a_dlpack_producer_is_not_told_legacy_while_a_blocking_stream_captures(s
     assert array.asked == []
 
 
-@pytest.mark.xfail(strict=True, reason="the second question is put without looking for a capture first")
 @pytest.mark.parametrize("order, refuses", [("none", -1), (PER_THREAD, 2)], ids=["none", "per-thread"])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_dlpack_producer_is_not_told_legacy_as_a_second_choice_either(order, refuses, mode):
@@ -880,7 +876,6 @@ def test_pinned_memory_can_be_used_in_a_capture(kind):
     assert loan.now() == USED
 
 
-@pytest.mark.xfail(strict=True, reason="pinned memory of a producer that needs no order is waited for on legacy")
 def test_pinned_memory_that_needs_no_order_can_be_used_in_a_capture():
     stream = make_stream("non-blocking")
     loan = Loan("interface-v3-no-stream", kind="pinned")
@@ -905,7 +900,6 @@ def test_nothing_is_kept_under_a_capture(source):
     settle(lambda: loan.given_back == 1)
 
 
-@pytest.mark.xfail(strict=True, reason="legacy counts as capturing while a blocking stream does, and is not waited for")
 @pytest.mark.parametrize("source", sources(SILENT, ASKED))
 def test_memory_is_kept_for_work_on_legacy_that_no_capture_holds(source):
     """It was enqueued before; that a blocking stream captures by the time of the release is somebody else's matter."""

@@ -380,7 +380,6 @@ def test_torch_lazily_negated_tensors_are_refused(pick, dtype, torch):
     assert values(given.resolve_neg()) == given.tolist()
 
 
-@pytest.mark.xfail(strict=True, reason="torch's own __dlpack__ says nothing of a lazy negation, and is not asked")
 def test_torch_lazily_negated_tensors_are_refused_by_dlpack_too(torch):
     """It comes out wrong everywhere; with a torch that has no table __dlpack__ is the only way."""
     given = torch.arange(4).to(torch.complex64).conj().imag

@@ -109,7 +109,7 @@ static void count_deletion(cai_dlpack_managed_versioned_t *self)
 static cai_status_t read_managed(cai_view_t *view, cai_dlpack_managed_versioned_t *managed,
                                  const cai_request_t *request, cai_error_t *error)
 {
-    cai_status_t      status;
+    cai_status_t status;
     memset(view, 0x5A, sizeof(*view));
     cai_impl_view_reset(view);
     status = cai_impl_view_take_versioned(view, managed, error);

@@ -176,8 +176,8 @@ Test(core_cxx, device_guard_and_waits)
 
 Test(core_cxx, views_on_the_stack)
 {
-    const sample      source(cai_int16(), {2, 3});
-    cai_view_t        view;
+    const sample source(cai_int16(), {2, 3});
+    cai_view_t   view;
     cai_impl_view_reset(&view);
     cr_expect(cai_impl_view_copy(&view, &source.tensor, nullptr) == CAI_OK);
     cr_expect(cai_impl_view_settle(&view, nullptr) == CAI_OK);

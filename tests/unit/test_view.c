@@ -231,7 +231,7 @@ Test(view, pitfall_31_byte_strides_that_mean_nothing)
     const cai_device_t   device = {CAI_DEVICE_CUDA, 0};
     for (size_t i = 0; i < UNIT_COUNT(extents); i++) {
         for (size_t j = 0; j < UNIT_COUNT(strides); j++) {
-            cai_view_t        view;
+            cai_view_t view;
             make_view(&view);
             cr_assert_eq(cai_impl_view_start(&view, (void *)ADDRESS, device, cai_float64(), 1, NULL), CAI_OK);
             view.impl_shape[0] = extents[i];
@@ -307,9 +307,9 @@ Test(view, pitfall_30_copy_without_strides)
 
 Test(view, pitfall_04_copy_of_0_d)
 {
-    cai_tensor_t      source = make_tensor(cai_int16(), 0, NULL, NULL);
-    int64_t           unused[1] = {99};
-    cai_view_t        view;
+    cai_tensor_t source = make_tensor(cai_int16(), 0, NULL, NULL);
+    int64_t      unused[1] = {99};
+    cai_view_t   view;
     for (int i = 0; i < 2; i++) {
         make_view(&view);
         cr_expect_eq(cai_impl_view_copy(&view, &source, NULL), CAI_OK);
@@ -470,7 +470,8 @@ Test(view, settle_agrees_with_the_questions)
         cr_assert_eq(cai_impl_view_settle(&view, NULL), CAI_OK);
         if (view.impl_layout.size != cai_tensor_size(&view.tensor) ||
             view.impl_layout.c_contiguous != cai_tensor_is_c_contiguous(&view.tensor))
-            cr_assert_fail("round %d: size %lld, contiguous %d", round, (long long)view.impl_layout.size, view.impl_layout.c_contiguous);
+            cr_assert_fail("round %d: size %lld, contiguous %d", round, (long long)view.impl_layout.size,
+                           view.impl_layout.c_contiguous);
         cr_assert_eq(cai_tensor_validate(&view.tensor, NULL),
                      view.impl_layout.size == 0 ? cai_tensor_validate(&source, NULL) : CAI_OK);
     }
@@ -480,7 +481,7 @@ Test(view, settle_agrees_with_the_questions)
 Test(view, settled_views_are_sound)
 {
     for (size_t i = 0; i < UNIT_COUNT(settled); i++) {
-        cai_view_t        view;
+        cai_view_t view;
         if (settled[i].status != CAI_OK)
             continue;
         cr_expect_eq(settle_row(&settled[i], &view, NULL), CAI_OK, "%s", settled[i].name);
@@ -492,6 +493,6 @@ Test(view, pitfall_01_null_with_negative_strides)
 {
     static const settle_case_t row = {
         "NULL, reversed", CAI_ERROR_INCOMPLETE_INTERFACE, CAI_FLOAT32, 1, {3}, {-1}, 0, 0, 0, false};
-    cai_view_t        view;
+    cai_view_t view;
     cr_expect_eq(settle_row(&row, &view, NULL), row.status);
 }

@@ -23,7 +23,7 @@ static void launch_saxpy(const cai_tensor_t *s, const cai_tensor_t *x, const cai
     (void)emulator_launch(stream, run, &launch, sizeof(launch));
 }
 
-static PyObject *saxpy(PyObject *module, PyObject *const *args, Py_ssize_t nargs)      /* saxpy(s, x, y): s = 2 x + y */
+static PyObject *saxpy(PyObject *module, PyObject *const *args, Py_ssize_t nargs) /* saxpy(s, x, y): s = 2 x + y */
 {
     static const cai_request_t wants[3] = {
         {.name = "s", .dtype = CAI_FLOAT32, .ndim = 1, .shape = {CAI_EXTENT(0)}, .require = CAI_WRITABLE},
@@ -32,8 +32,9 @@ static PyObject *saxpy(PyObject *module, PyObject *const *args, Py_ssize_t nargs
     };
     cai_view_t views[3];
     cai_call_t call;
-    if (cai_call_begin(&call, cai_module_state(module), cai_order_adopt(), wants, args, nargs, 3, views) < 0) return NULL;
-    launch_saxpy(&views[0].tensor, &views[1].tensor, &views[2].tensor, call.stream);      /* the right device is current */
+    if (cai_call_begin(&call, cai_module_state(module), cai_order_adopt(), wants, args, nargs, 3, views) < 0)
+        return NULL;
+    launch_saxpy(&views[0].tensor, &views[1].tensor, &views[2].tensor, call.stream); /* the right device is current */
     return cai_call_end(&call, Py_NewRef(Py_None));
 }
 
@@ -50,14 +51,8 @@ static int module_exec(PyObject *module)
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)(uintptr_t)module_exec}, {0, NULL}};
 
 static PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "author_view",
-    .m_size = sizeof(cai_state_t),
-    .m_methods = methods,
-    .m_slots = slots,
-    .m_traverse = cai_state_traverse,
-    .m_clear = cai_state_clear,
-    .m_free = cai_state_free,
+    PyModuleDef_HEAD_INIT, .m_name = "author_view",          .m_size = sizeof(cai_state_t), .m_methods = methods,
+    .m_slots = slots,      .m_traverse = cai_state_traverse, .m_clear = cai_state_clear,    .m_free = cai_state_free,
 };
 
 PyMODINIT_FUNC PyInit_author_view(void)

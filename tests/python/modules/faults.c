@@ -6,8 +6,8 @@
 /* ----------------------------------------------------------------------------------- the n-th allocation fails */
 
 typedef struct domain {
-    PyMemAllocatorDomain  domain;
-    PyMemAllocatorEx      original;
+    PyMemAllocatorDomain domain;
+    PyMemAllocatorEx     original;
 } domain_t;
 
 static domain_t      domains[] = {{.domain = PYMEM_DOMAIN_MEM}, {.domain = PYMEM_DOMAIN_OBJ}};

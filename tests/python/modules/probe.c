@@ -127,7 +127,9 @@ static int read_order(PyObject *value, cai_order_t *order)
     name = value == NULL ? "adopt" : PyUnicode_AsUTF8AndSize(value, NULL);
     if (name == NULL)
         return -1;
-    *order = strcmp(name, "block") == 0 ? cai_order_block() : strcmp(name, "none") == 0 ? cai_order_none() : cai_order_adopt();
+    *order = strcmp(name, "block") == 0  ? cai_order_block()
+             : strcmp(name, "none") == 0 ? cai_order_none()
+                                         : cai_order_adopt();
     return 0;
 }
 
@@ -320,7 +322,8 @@ static PyObject *call(PyObject *module, PyObject *parameters)
     cai_order_t     order;
     cai_call_t      state_of_call;
     int32_t         n;
-    if (!PyArg_ParseTuple(parameters, "O!O!|OO", &PyTuple_Type, &objects, &PyTuple_Type, &fields, &order_value, &body) ||
+    if (!PyArg_ParseTuple(parameters, "O!O!|OO", &PyTuple_Type, &objects, &PyTuple_Type, &fields, &order_value,
+                          &body) ||
         read_order(order_value, &order) < 0 || read_arguments(objects, fields, args, wishes, requests) < 0)
         return NULL;
     n = (int32_t)PyTuple_Size(fields);
@@ -394,18 +397,45 @@ typedef struct constant {
 
 #define CONSTANT(name) {#name, CAI_##name}
 
-static const constant_t constants[] = {
-    CONSTANT(WRITABLE), CONSTANT(C_CONTIGUOUS), CONSTANT(F_CONTIGUOUS), CONSTANT(CONTIGUOUS), CONSTANT(NONEMPTY),
-    CONSTANT(NO_SELF_OVERLAP), CONSTANT(SAME_SHAPE), CONSTANT(SAME_DTYPE), CONSTANT(SAME_DEVICE),
-    CONSTANT(UNALIGNED_OK), CONSTANT(TRUST_LEGACY), CONSTANT(MASK_OK), CONSTANT(UNUSUAL_DTYPE_OK),
-    CONSTANT(UINT8_AS_BOOL), CONSTANT(NO_NEGATIVE_STRIDES), CONSTANT(ON_CUDA), CONSTANT(ON_MANAGED), CONSTANT(ON_PINNED),
-    CONSTANT(ON_HOST), CONSTANT(ANYWHERE), CONSTANT(VIA_EXCHANGE), CONSTANT(VIA_BUFFER),
-    CONSTANT(VIA_CUDA_ARRAY_INTERFACE), CONSTANT(VIA_CUDA_ARRAY_INTERFACE_3), CONSTANT(VIA_DLPACK), CONSTANT(READONLY),
-    CONSTANT(COPIED), CONSTANT(SUBBYTE_PADDED), CONSTANT(HAS_STREAM), CONSTANT(STREAM_UNKNOWN), CONSTANT(SCALAR),
-    CONSTANT(DEVICE_CPU), CONSTANT(DEVICE_CUDA), CONSTANT(DEVICE_CUDA_HOST), CONSTANT(DEVICE_CUDA_MANAGED),
-    {"EMPTY_EXTENT", CAI_EMPTY_EXTENT}, {"FREE_THREADED", CAI_IMPL_FREE_THREADED},
+static const constant_t constants[] = {CONSTANT(WRITABLE),
+                                       CONSTANT(C_CONTIGUOUS),
+                                       CONSTANT(F_CONTIGUOUS),
+                                       CONSTANT(CONTIGUOUS),
+                                       CONSTANT(NONEMPTY),
+                                       CONSTANT(NO_SELF_OVERLAP),
+                                       CONSTANT(SAME_SHAPE),
+                                       CONSTANT(SAME_DTYPE),
+                                       CONSTANT(SAME_DEVICE),
+                                       CONSTANT(UNALIGNED_OK),
+                                       CONSTANT(TRUST_LEGACY),
+                                       CONSTANT(MASK_OK),
+                                       CONSTANT(UNUSUAL_DTYPE_OK),
+                                       CONSTANT(UINT8_AS_BOOL),
+                                       CONSTANT(NO_NEGATIVE_STRIDES),
+                                       CONSTANT(ON_CUDA),
+                                       CONSTANT(ON_MANAGED),
+                                       CONSTANT(ON_PINNED),
+                                       CONSTANT(ON_HOST),
+                                       CONSTANT(ANYWHERE),
+                                       CONSTANT(VIA_EXCHANGE),
+                                       CONSTANT(VIA_BUFFER),
+                                       CONSTANT(VIA_CUDA_ARRAY_INTERFACE),
+                                       CONSTANT(VIA_CUDA_ARRAY_INTERFACE_3),
+                                       CONSTANT(VIA_DLPACK),
+                                       CONSTANT(READONLY),
+                                       CONSTANT(COPIED),
+                                       CONSTANT(SUBBYTE_PADDED),
+                                       CONSTANT(HAS_STREAM),
+                                       CONSTANT(STREAM_UNKNOWN),
+                                       CONSTANT(SCALAR),
+                                       CONSTANT(DEVICE_CPU),
+                                       CONSTANT(DEVICE_CUDA),
+                                       CONSTANT(DEVICE_CUDA_HOST),
+                                       CONSTANT(DEVICE_CUDA_MANAGED),
+                                       {"EMPTY_EXTENT", CAI_EMPTY_EXTENT},
+                                       {"FREE_THREADED", CAI_IMPL_FREE_THREADED},
 #define STATUS(status, exception, base, text) {"ERROR_" #status, CAI_ERROR_##status},
-    CAI_STATUS_LIST(STATUS)
+                                       CAI_STATUS_LIST(STATUS)
 #undef STATUS
 };
 
@@ -464,14 +494,8 @@ static PyModuleDef_Slot slots[] = {
 };
 
 static PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = PROBE_TEXT(PROBE_NAME),
-    .m_size = sizeof(probe_state_t),
-    .m_methods = methods,
-    .m_slots = slots,
-    .m_traverse = module_traverse,
-    .m_clear = module_clear,
-    .m_free = module_free,
+    PyModuleDef_HEAD_INIT, .m_name = PROBE_TEXT(PROBE_NAME), .m_size = sizeof(probe_state_t), .m_methods = methods,
+    .m_slots = slots,      .m_traverse = module_traverse,    .m_clear = module_clear,         .m_free = module_free,
 };
 
 PyMODINIT_FUNC PROBE_JOIN(PyInit_, PROBE_NAME)(void)

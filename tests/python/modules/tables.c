@@ -15,17 +15,17 @@ typedef struct array_object {
     cai_tensor_t tensor;
     int64_t      shape[MAX_NDIM], strides[MAX_NDIM];
     uint64_t     flags;
-    uint32_t     major;             /* version stamped on owned tensors */
+    uint32_t     major;                /* version stamped on owned tensors */
     int          lent, owned, deleted; /* calls of the table's functions and of the deleter */
     int          null_strides, null_deleter, fail_silently;
-    PyObject    *raises;            /* exception that both functions raise, or NULL */
-    PyObject    *during;            /* called at the end of each function, or NULL */
+    PyObject    *raises; /* exception that both functions raise, or NULL */
+    PyObject    *during; /* called at the end of each function, or NULL */
 } array_object_t;
 
 /* What current_work_stream answers: a handle, or -1 to raise. Asked for which device. */
-static long long  work_stream;
-static int32_t    asked_type, asked_id;
-static int        asked;
+static long long work_stream;
+static int32_t   asked_type, asked_id;
+static int       asked;
 
 static int fill_shape(array_object_t *self, PyObject *shape, PyObject *strides)
 {
@@ -46,12 +46,12 @@ static int fill_shape(array_object_t *self, PyObject *shape, PyObject *strides)
 
 static int array_init(PyObject *object, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"pointer", "shape", "dtype", "device", "strides", "flags", "major", "byte_offset",
-                            "raises", "fail_silently", "null_strides", "null_deleter", "during", NULL};
-    array_object_t *self = (array_object_t *)object;
-    PyObject       *shape, *strides = Py_None, *raises = NULL, *during = NULL;
+    static char *names[] = {"pointer",     "shape",  "dtype",         "device",       "strides",      "flags",  "major",
+                            "byte_offset", "raises", "fail_silently", "null_strides", "null_deleter", "during", NULL};
+    array_object_t    *self = (array_object_t *)object;
+    PyObject          *shape, *strides = Py_None, *raises = NULL, *during = NULL;
     unsigned long long pointer, flags = 0, offset = 0;
-    int             code, bits, lanes, type = 1, id = 0, major = 1;
+    int                code, bits, lanes, type = 1, id = 0, major = 1;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "KO!(iii)|(ii)OKiKOpppO", names, &pointer, &PyTuple_Type, &shape,
                                      &code, &bits, &lanes, &type, &id, &strides, &flags, &major, &offset, &raises,
                                      &self->fail_silently, &self->null_strides, &self->null_deleter, &during))
