@@ -56,7 +56,7 @@ static saxpy_layout_t layout_of(const cai_view_t *views)
 
 /* ------------------------------------------------------------------------------------------------------ saxpy() */
 
-/* Whether two arrays of one shape are the same elements in the same places. Where an extent is 1 the stride means nothing. */
+/* Whether two arrays of one shape are the same elements in the same places; of an extent of 1 the stride says nothing. */
 static bool are_the_same(const cai_tensor_t *a, const cai_tensor_t *b)
 {
     for (int32_t i = 0; i < a->ndim; i++) {

@@ -17,8 +17,7 @@
 #endif
 #if defined(__has_include)
 #if !__has_include(<cuda_runtime_api.h>)
-#error                                                                                                                 \
-    "cuda_runtime_api.h is not found: add the include directory of a CUDA toolkit or of the PyPI package nvidia-cuda-runtime, or define CAI_NO_CUDA to build for host arrays alone"
+#error "cuda_runtime_api.h is not found: add its folder (CUDA toolkit, PyPI nvidia-cuda-runtime) or define CAI_NO_CUDA"
 #endif
 #endif
 #include <cuda_runtime_api.h>

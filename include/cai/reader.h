@@ -47,9 +47,9 @@ CAI_IMPL_COLD bool cai_impl_exception_is_final(void)
 CAI_IMPL_COLD int cai_impl_find_class(const cai_state_t *state, cai_impl_name_t module_name, cai_impl_name_t name,
                                       PyObject **type)
 {
-    PyObject *module = PyImport_GetModule(cai_impl_name(state, module_name));
-    *type = module == NULL ? NULL : PyObject_GetAttr(module, cai_impl_name(state, name));
-    Py_XDECREF(module);
+    PyObject *imported = PyImport_GetModule(cai_impl_name(state, module_name));
+    *type = imported == NULL ? NULL : PyObject_GetAttr(imported, cai_impl_name(state, name));
+    Py_XDECREF(imported);
     if (*type != NULL && !PyType_Check(*type))
         Py_CLEAR(*type);
     if (*type != NULL)

@@ -497,7 +497,7 @@ def test_the_nth_look_up_raises(probe, name, order, exception):
             assert view is None
         view = None
         made = list(getattr(source, "made", ()))
-        assert checks.Checks(module).settle(lambda: {item.deletions for item in made} <= {1})
+        assert checks.Checks(module).settle(lambda made=made: {item.deletions for item in made} <= {1})
         del made
         assert checks.Checks(module).settle(lambda: checks.measure([source]) == before)
         return happened
@@ -541,7 +541,7 @@ def test_the_nth_look_up_of_a_call_raises(probe, order, exception):
             assert refusal.type is module.InterfaceNotImplementedError
             assert refusal.message.startswith(("argument 'a': ", "argument 'b': ", "argument 'c': "))
         made = list(sources[2].made)
-        assert checks.Checks(module).settle(lambda: {item.deletions for item in made} <= {1})
+        assert checks.Checks(module).settle(lambda made=made: {item.deletions for item in made} <= {1})
         del made
         assert checks.Checks(module).settle(lambda: checks.measure(sources) == before)
         return happened
@@ -630,7 +630,7 @@ def test_the_nth_cuda_call_fails(probe, name, order):
         view = None
         restore_thread(failed)
         made = list(getattr(source, "made", ()))
-        assert checks.Checks(probe).settle(lambda: {item.deletions for item in made} <= {1})
+        assert checks.Checks(probe).settle(lambda made=made: {item.deletions for item in made} <= {1})
         del made
         assert checks.Checks(probe).settle(lambda: checks.measure([source]) == before)
         if isinstance(source, tables.Array):
@@ -676,7 +676,7 @@ def test_the_nth_cuda_call_of_a_call_fails(probe, order, body):
                 assert body is None and refusal is None
         restore_thread(failed)
         made = list(sources[2].made)
-        assert checks.Checks(probe).settle(lambda: {item.deletions for item in made} <= {1})
+        assert checks.Checks(probe).settle(lambda made=made: {item.deletions for item in made} <= {1})
         del made
         assert checks.Checks(probe).settle(lambda: checks.measure(sources) == before)
         assert owned.counts()["owned"] == owned.counts()["deleted"]
