@@ -180,9 +180,9 @@ def run_pytest(python, options, found, more):
     ]
     if suite in TIMEOUT:
         command.append(f"--timeout={TIMEOUT[suite]}")
-    environment = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(ROOT / "tools"), **more}
-    if suite in COMPILED:
-        environment["PYTHONPATH"] = str(MESON_BUILD / "tests" / suite)
+    built = [str(MESON_BUILD / "tests" / suite)] if suite in COMPILED else []
+    paths = os.pathsep.join([*built, str(ROOT / "tools")])
+    environment = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": paths, **more}
     status = run([*command, ROOT / "tests" / suite], python, **environment)
     results.add_pytest(found, report, status)
 

@@ -703,6 +703,9 @@ typedef struct expectation {
     bool        intact;
 } expectation_t;
 
+/* Some error: drivers differ in which (901 or 1). */
+#define REFUSED ((cudaError_t) - 1)
+
 static const expectation_t fine = {cudaSuccess, true};
 static const expectation_t unsupported = {cudaErrorStreamCaptureUnsupported, false};
 
@@ -748,7 +751,11 @@ static void check_capture(const void *argument)
     } else {
         visit(&guest);
     }
-    ANSWERS(row->expected.code, guest.answer);
+    if (row->expected.code == REFUSED) {
+        TAP_CHECK(guest.answer != cudaSuccess, "it succeeds");
+    } else {
+        ANSWERS(row->expected.code, guest.answer);
+    }
     SUCCEEDS(guest.bracket_answer);
     enum cudaStreamCaptureStatus status = capture_status(guest.scene.capturing);
     TAP_CHECK(status == (row->expected.intact ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusInvalidated),
@@ -763,10 +770,11 @@ static const char *const mode_names[] = {"global", "thread-local", "relaxed"};
 
 static void run_capture(const char *what, const capture_row_t *row)
 {
-    char name[200];
-    snprintf(name, sizeof(name), "%s%s capture%s%s: %s: %d, %s", mode_names[row->mode],
+    char name[200], code[12];
+    snprintf(code, sizeof(code), "%d", (int)row->expected.code);
+    snprintf(name, sizeof(name), "%s%s capture%s%s: %s: %s, %s", mode_names[row->mode],
              row->flags == cudaStreamNonBlocking ? "" : " blocking", row->other_thread ? ", other thread" : "",
-             row->bracketed ? ", bracketed" : "", what, (int)row->expected.code,
+             row->bracketed ? ", bracketed" : "", what, row->expected.code == REFUSED ? "an error" : code,
              row->expected.intact ? "intact" : "invalidated");
     run_named(name, 1, check_capture, row);
 }
@@ -801,7 +809,7 @@ static void test_calls_beside_a_capture(void)
         {"pool allocation and free on the stream", allocate_and_free_on_capturing, {fine, fine}},
         {"free outside pool memory on the stream",
          free_on_capturing,
-         {{cudaErrorStreamCaptureInvalidated, false}, {cudaErrorInvalidValue, true}}},
+         {{REFUSED, false}, {cudaErrorInvalidValue, true}}},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
         for (int mode = cudaStreamCaptureModeGlobal; mode <= cudaStreamCaptureModeRelaxed; mode++) {
@@ -1266,7 +1274,8 @@ static void free_in_order_does_not_wait_for_others(const void *unused)
     (void)unused;
     cudaStream_t busy = new_stream(cudaStreamNonBlocking);
     cudaStream_t own = new_stream(cudaStreamNonBlocking);
-    void        *memory = NULL;
+    void        *memory = NULL, *neighbour = NULL; /* which keeps the pool from unmapping what is written to */
+    SUCCEEDS(CUDA(cudaMallocAsync)(&neighbour, 64, own));
     SUCCEEDS(CUDA(cudaMallocAsync)(&memory, 64, own));
     SUCCEEDS(CUDA(cudaStreamSynchronize)(own));
     SUCCEEDS(kernel_write_late(busy, memory, 1));
@@ -1274,6 +1283,8 @@ static void free_in_order_does_not_wait_for_others(const void *unused)
     SUCCEEDS(CUDA(cudaStreamSynchronize)(own));
     ANSWERS(cudaErrorNotReady, CUDA(cudaStreamQuery)(busy));
     SUCCEEDS(CUDA(cudaStreamSynchronize)(busy));
+    SUCCEEDS(CUDA(cudaFreeAsync)(neighbour, own));
+    SUCCEEDS(CUDA(cudaStreamSynchronize)(own));
     SUCCEEDS(CUDA(cudaStreamDestroy)(busy));
     SUCCEEDS(CUDA(cudaStreamDestroy)(own));
 }

@@ -37,7 +37,7 @@ def test_numba_bound_stream_is_the_launch_stream(numba_cuda):
     stream = numba_cuda.stream()
     x = numba_cuda.to_device(np.ones(N, "float32"), stream=stream)
     stream.synchronize()
-    assert launch_stream(x) == int(stream.handle if isinstance(stream.handle, int) else stream.handle.value)
+    assert launch_stream(x) == int(getattr(stream.handle, "value", stream.handle))
 
 
 def test_torch_saxpy_runs_behind_pending_work_of_a_side_stream(torch, delays):
