@@ -1,7 +1,8 @@
 """Runs pycai.saxpy on every kind of array that this machine has, and prints what came of it; examples/run calls it.
 
 Each row is one call s = a x + y. It is right if the values are, if the memory that the function saw is the array's own
-(no copy), and if no array is referenced more or less often afterwards. A row that is wrong makes the exit status 1.
+(no copy), if no array is referenced more or less often afterwards, and if the current GPU is the one it was. A row that is
+wrong makes the exit status 1.
 """
 
 import array
@@ -236,6 +237,11 @@ def cupy_gpu_rows(cupy):
     with cupy.cuda.using_allocator(pool.malloc):
         s, managed_x, managed_y = cupy.zeros((50, 60), "float32"), cupy.asarray(x), cupy.asarray(y)
     yield Row("CuPy, managed memory", s, managed_x, managed_y, expected, read, s.data.ptr)
+    if cupy.cuda.runtime.getDeviceCount() > 1:
+        other = 1 - cupy.cuda.runtime.getDevice()
+        with cupy.cuda.Device(other):
+            s, other_x, other_y = cupy.zeros((50, 60), "float32"), cupy.asarray(x), cupy.asarray(y)
+        yield Row("CuPy, not the current GPU", s, other_x, other_y, expected, read, s.data.ptr)
     yield Row("CuPy s, NumPy inputs", cupy.zeros((50, 60), "float32"), x, y, refused=pycai.DeviceMismatchError)
 
 
@@ -332,6 +338,13 @@ def gpu_rows():
         yield from mixed_gpu_rows(torch, cupy)
 
 
+def current_device():
+    """The number of the current GPU, from whichever library knows it; None without one."""
+    if "cupy" in sys.modules and "cupy" not in missing and "cupy on the GPU" not in missing:
+        return sys.modules["cupy"].cuda.runtime.getDevice()
+    return None
+
+
 def refusal(row):
     """The result of a call that has to be refused."""
     try:
@@ -348,6 +361,7 @@ def call(row, description):
     arrays = [row.s, row.x, row.y]
     gc.collect()
     before = [sys.getrefcount(item) for item in arrays]
+    device = current_device()
     try:
         row.run(row)
     except Exception as error:
@@ -361,6 +375,8 @@ def call(row, description):
         return "WRONG: the values", f"{error:.1e}", False
     if row.pointer is not None and row.pointer != description["pointer"]:
         return "WRONG: a copy", f"{error:.1e}", False
+    if current_device() != device:
+        return f"WRONG: device {device} was current, {current_device()} is", f"{error:.1e}", False
     if after != before:
         return f"WRONG: reference counts {before} became {after}", f"{error:.1e}", False
     return "right", f"{error:.1e}", True

@@ -61,18 +61,26 @@ def test_arrays_on_two_devices_are_refused(cupy):
     assert current(cupy) == 0
 
 
+class Told:
+    """An array that tells a stream of its own device; CuPy tells one of the device that is current."""
+
+    def __init__(self, array, stream):
+        self.array = array
+        self.__cuda_array_interface__ = {**array.__cuda_array_interface__, "version": 3, "stream": stream.ptr}
+
+
 @pytest.mark.parametrize("order", ["wait", "block"])
 def test_pending_work_of_device_1_is_waited_for_from_device_0(cupy, delays, order):
     with cupy.cuda.Device(1):
         x, seen = cupy.zeros(N, "float32"), cupy.zeros(N, "float32")
         producer, consumer = cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)
         cupy.cuda.Device().synchronize()
-        with producer:
-            delays.fill(producer.ptr, x.data.ptr, N, 6.0)
-            cupy.cuda.runtime.setDevice(0)
-            view = probe.acquire(x, consumer.ptr if order == "wait" else "block")
-            assert current(cupy) == 0
-            cupy.cuda.runtime.setDevice(1)
+        told = Told(x, producer)
+        delays.fill(producer.ptr, x.data.ptr, N, 6.0)
+        cupy.cuda.runtime.setDevice(0)
+        view = probe.acquire(told, consumer.ptr if order == "wait" else "block")
+        assert current(cupy) == 0
+        cupy.cuda.runtime.setDevice(1)
         delays.copy(consumer.ptr, seen.data.ptr, x.data.ptr, N, 0.0)
         consumer.synchronize()
         assert bool((seen == 6).all())
