@@ -1,15 +1,24 @@
 /**
- * cai/buffer.h - host arrays in by the buffer protocol (PEP 3118).
+ * cai/buffer.h - host arrays by the buffer protocol (PEP 3118), in and out.
  *
  * The Py_buffer is kept in the view until it is released, because it is what keeps a bytearray or an array.array from
  * being resized. It is asked for read-only: whoever can write says so in the answer, and NumPy does not warn.
  *
- * Private to cai; object.h is the way in. Specification: the buffer protocol, formats of the struct module and PEP 3118.
+ * Private to cai, but for the export; object.h is the way in. Specification: the buffer protocol, formats of the struct module and PEP 3118.
  */
 #ifndef CAI_BUFFER_H
 #define CAI_BUFFER_H
 
 #include <cai/reader.h>
+
+/**
+ * Fill a buffer that somebody asks `exporter`, which holds a reference to `array`, for: the body of bf_getbuffer, as
+ * cai_buffer_release is that of bf_releasebuffer. Waits for the work that is pending on the array, with the GIL released.
+ * 0, or -1 with BufferError: memory of a device, types without a buffer format, read-only memory that was asked for as
+ * writable, a layout other than was asked for. Needs an attached thread state (the GIL).
+ */
+CAI_API int cai_buffer_export(cai_state_t *state, cai_array_t *array, PyObject *exporter, Py_buffer *buffer, int flags);
+CAI_API void cai_buffer_release(PyObject *exporter, Py_buffer *buffer);
 
 CAI_IMPL Py_buffer *cai_impl_view_buffer(cai_view_t *view)
 {
@@ -99,6 +108,81 @@ CAI_IMPL cai_impl_result_t cai_impl_buffer_read(const cai_impl_reader_t *reader)
         return cai_impl_abandon(view, result);
     cai_impl_set_source(view, CAI_IMPL_SOURCE_SILENT, CAI_STREAM_LEGACY);
     return CAI_IMPL_READ;
+}
+
+/* ------------------------------------------------------------------------------------------------------- outward --- */
+
+CAI_IMPL_COLD int cai_impl_buffer_deny(const char *why)
+{
+    PyErr_SetString(PyExc_BufferError, why);
+    return -1;
+}
+
+/* Whether the array can be shown in the way that the flags ask for. */
+CAI_IMPL int cai_impl_buffer_check_export(const cai_array_t *array, int flags)
+{
+    const cai_tensor_t *tensor = &array->tensor;
+    const bool          c = cai_tensor_is_c_contiguous(tensor);
+    if (tensor->device.device_type == CAI_DEVICE_CUDA)
+        return cai_impl_buffer_deny("the array is in the memory of a CUDA device, which buffers cannot show");
+    if ((flags & PyBUF_WRITABLE) != 0 && (array->flags & CAI_READONLY) != 0)
+        return cai_impl_buffer_deny("the array is read-only");
+    if (((flags & PyBUF_STRIDES) != PyBUF_STRIDES || (flags & PyBUF_C_CONTIGUOUS) == PyBUF_C_CONTIGUOUS) && !c)
+        return cai_impl_buffer_deny("the array is not C-contiguous");
+    if ((flags & PyBUF_F_CONTIGUOUS) == PyBUF_F_CONTIGUOUS && !cai_tensor_is_f_contiguous(tensor))
+        return cai_impl_buffer_deny("the array is not Fortran-contiguous");
+    if ((flags & PyBUF_ANY_CONTIGUOUS) == PyBUF_ANY_CONTIGUOUS && !c && !cai_tensor_is_f_contiguous(tensor))
+        return cai_impl_buffer_deny("the array is not contiguous");
+    return 0;
+}
+
+/* Shape and strides in bytes, behind each other, which the buffer owns until it is released. */
+CAI_IMPL Py_ssize_t *cai_impl_buffer_extents(const cai_tensor_t *tensor)
+{
+    const size_t n = CAI_IMPL_CAST(size_t, tensor->ndim);
+    Py_ssize_t  *extents = CAI_IMPL_CAST(Py_ssize_t *, malloc((2 * n + 1) * sizeof(Py_ssize_t)));
+    for (size_t i = 0; extents != NULL && i < n; i++) {
+        extents[i] = tensor->shape[i];
+        extents[n + i] = tensor->strides[i] * cai_dtype_itemsize(tensor->dtype);
+    }
+    return extents;
+}
+
+CAI_API int cai_buffer_export(cai_state_t *state, cai_array_t *array, PyObject *exporter, Py_buffer *buffer, int flags)
+{
+    const cai_tensor_t *tensor = &array->tensor;
+    const char         *format = cai_dtype_to_format(tensor->dtype, NULL);
+    Py_ssize_t         *extents;
+    buffer->obj = NULL;
+    if (cai_impl_buffer_check_export(array, flags) < 0)
+        return -1;
+    if (format == NULL)
+        return cai_impl_buffer_deny("the array's data type has no buffer format");
+    if (cai_impl_array_wait(state, array) < 0)
+        return -1;
+    extents = cai_impl_buffer_extents(tensor);
+    if (extents == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    buffer->buf = tensor->data != NULL ? tensor->data : extents; /* without elements any address will do but NULL */
+    buffer->len = cai_tensor_nbytes(tensor);
+    buffer->itemsize = cai_dtype_itemsize(tensor->dtype);
+    buffer->readonly = (array->flags & CAI_READONLY) != 0;
+    buffer->ndim = tensor->ndim;
+    buffer->format = (flags & PyBUF_FORMAT) != 0 ? CAI_IMPL_BITS(char *, CAI_IMPL_BITS(uintptr_t, format)) : NULL;
+    buffer->shape = (flags & PyBUF_ND) != 0 ? extents : NULL;
+    buffer->strides = (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? extents + tensor->ndim : NULL;
+    buffer->suboffsets = NULL;
+    buffer->internal = extents;
+    buffer->obj = Py_NewRef(exporter);
+    return 0;
+}
+
+CAI_API void cai_buffer_release(PyObject *exporter, Py_buffer *buffer)
+{
+    (void)exporter;
+    free(buffer->internal);
 }
 
 #endif /* CAI_BUFFER_H */

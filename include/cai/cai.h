@@ -21,11 +21,14 @@
  *
  * Where to read on:
  *   call.h        several arguments as one call          cai_call_begin, cai_call_end
- *   object.h      one array                              cai_view_acquire, cai_view_release
+ *   object.h      one array; arrays to keep and to make  cai_view_acquire, cai_array_from_object, cai_array_to_object
+ *   array.h       arrays that you own                    cai_array_new, cai_array_wrap, cai_array_used_on
+ *   array_type.h  your own type as an array              CAI_DEFINE_ARRAY_PROTOCOLS
  *   request.h     what you can ask for                   cai_request_t
  *   view.h        what you get                           cai_view_t
  *   stream.h      who runs after whom                    cai_order_adopt, _wait, _block, _none
  *   state.h       module state and exceptions            cai_state_init, cai_register_exceptions, cai_raise
+ *   cuda_stream.h streams of other libraries             cai_stream_from_object
  *   tensor.h      questions about a tensor               cai_tensor_is_c_contiguous …
  *   dtype.h       data types                             CAI_FLOAT32, cai_dtype_name …
  *   device.h      devices                                cai_pointer_device, cai_device_guard_enter
@@ -40,12 +43,15 @@
 #include <cai/python_compat.h>
 
 #include <cai/core.h>
+#include <cai/return_queue.h>
 #include <cai/state.h>
 #include <cai/reader.h>
 #include <cai/cuda_array_interface.h>
 #include <cai/dlpack.h>
 #include <cai/exchange.h>
 #include <cai/buffer.h>
+#include <cai/cuda_stream.h>
+#include <cai/array_type.h>
 #include <cai/object.h>
 #include <cai/call.h>
 

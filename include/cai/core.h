@@ -22,6 +22,7 @@
 #include <cai/device.h>
 #include <cai/order.h>
 #include <cai/view.h>
+#include <cai/array.h>
 #include <cai/managed_tensor.h>
 
 #endif /* CAI_CORE_H */

@@ -48,8 +48,29 @@ cudaError_t CAI_CUDA(cudaSetDevice)(int device);
 cudaError_t CAI_CUDA(cudaPointerGetAttributes)(struct cudaPointerAttributes *attributes, const void *pointer);
 cudaError_t CAI_CUDA(cudaStreamIsCapturing)(cudaStream_t stream, enum cudaStreamCaptureStatus *status);
 cudaError_t CAI_CUDA(cudaStreamSynchronize)(cudaStream_t stream);
+cudaError_t CAI_CUDA(cudaStreamWaitEvent)(cudaStream_t stream, cudaEvent_t event, unsigned int flags);
+cudaError_t CAI_CUDA(cudaEventCreateWithFlags)(cudaEvent_t *event, unsigned int flags);
+cudaError_t CAI_CUDA(cudaEventDestroy)(cudaEvent_t event);
+cudaError_t CAI_CUDA(cudaEventRecord)(cudaEvent_t event, cudaStream_t stream);
 cudaError_t CAI_CUDA(cudaMalloc)(void **pointer, size_t size);
 cudaError_t CAI_CUDA(cudaFree)(void *pointer);
+cudaError_t CAI_CUDA(cudaMallocAsync)(void **pointer, size_t size, cudaStream_t stream);
+cudaError_t CAI_CUDA(cudaFreeAsync)(void *pointer, cudaStream_t stream);
+cudaError_t CAI_CUDA(cudaMallocManaged)(void **pointer, size_t size, unsigned int flags);
+cudaError_t CAI_CUDA(cudaHostAlloc)(void **pointer, size_t size, unsigned int flags);
+cudaError_t CAI_CUDA(cudaFreeHost)(void *pointer);
+cudaError_t CAI_CUDA(cudaMemcpyAsync)(void *to, const void *from, size_t size, enum cudaMemcpyKind kind,
+                                      cudaStream_t stream);
+#if CUDART_VERSION >= 13000
+cudaError_t CAI_CUDA(cudaStreamGetCaptureInfo)(cudaStream_t stream, enum cudaStreamCaptureStatus *status,
+                                               unsigned long long *id, cudaGraph_t *graph,
+                                               const cudaGraphNode_t **dependencies, const cudaGraphEdgeData **edges,
+                                               size_t *n_dependencies);
+#else
+cudaError_t CAI_CUDA(cudaStreamGetCaptureInfo)(cudaStream_t stream, enum cudaStreamCaptureStatus *status,
+                                               unsigned long long *id, cudaGraph_t *graph,
+                                               const cudaGraphNode_t **dependencies, size_t *n_dependencies);
+#endif
 #if CAI_IMPL_HAS_STREAM_GET_DEVICE
 cudaError_t CAI_CUDA(cudaStreamGetDevice)(cudaStream_t stream, int *device);
 #endif

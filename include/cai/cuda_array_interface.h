@@ -1,17 +1,35 @@
 /**
- * cai/cuda_array_interface.h - arrays in by the CUDA Array Interface, versions 0 to 3.
+ * cai/cuda_array_interface.h - arrays by the CUDA Array Interface: in, versions 0 to 3, and out, version 3.
  *
  * The attribute is fetched once, because producers compute it, and some do work in it. Its fields are held by reference
  * while they are read: converting one of them may run Python code that changes the dict. Nothing in the interface says on
  * which device the memory lies, so the pointer is asked; nothing in it owns the memory, so the view holds the object.
  *
- * Private to cai; object.h is the way in. Specification: CUDA Array Interface v3, as Numba documents it. Newer versions
+ * Private to cai, but for the export; object.h is the way in. Specification: CUDA Array Interface v3, as Numba documents it. Newer versions
  * are read as version 3, since keys have only ever been added (a judgement, not a rule of the specification).
  */
 #ifndef CAI_CUDA_ARRAY_INTERFACE_H
 #define CAI_CUDA_ARRAY_INTERFACE_H
 
 #include <cai/reader.h>
+
+/**
+ * The CUDA Array Interface of an array, version 3: a new dict each time, or NULL with an exception. `stream` is there only
+ * while work may be pending on the array's stream, and never 0; `strides` is None for C-contiguous arrays.
+ *
+ * Ownership: the dict keeps nothing alive. The object that shows it must hold a reference to the array. Its reader may use
+ * the memory on streams that nobody tells, so that the array's memory is freed behind everything on its device, unless its
+ * author said CAI_FREE_IN_ORDER. Errors: UnknownDtypeError for types without a typestr (bfloat16), DeviceMismatchError for
+ * host memory. Needs an attached thread state (the GIL).
+ */
+CAI_API PyObject *cai_cuda_array_interface_export(cai_state_t *state, cai_array_t *array);
+
+/**
+ * NumPy's `__array_interface__` of an array in host, pinned or managed memory, after the work that is pending on it: a new
+ * dict each time, or NULL with an exception (as above; DeviceMismatchError for memory of a device). The GIL is released
+ * while the host waits. Specification: NumPy's array interface, version 3, which the CUDA Array Interface grew from.
+ */
+CAI_API PyObject *cai_array_interface_export(cai_state_t *state, cai_array_t *array);
 
 /* The fields of one dict: new references, NULL where the key is absent. */
 typedef struct cai_impl_interface {
@@ -336,6 +354,75 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_read(const cai_impl_reader_t *read
         result = cai_impl_interface_read_fields(reader, &interface);
     cai_impl_interface_clear(&interface);
     return result;
+}
+
+/* ------------------------------------------------------------------------------------------------------- outward --- */
+
+/* The address, None strides where the array is C-contiguous, and typestr: what this interface has in common with that for
+ * host memory (buffer.h). A new dict, or NULL with an exception. */
+CAI_IMPL PyObject *cai_impl_interface_dict(cai_state_t *state, const cai_array_t *array)
+{
+    const cai_tensor_t *tensor = &array->tensor;
+    char                typestr[CAI_TYPESTR_SIZE];
+    cai_error_t         error;
+    PyObject           *shape, *strides;
+    if (cai_dtype_to_typestr(tensor->dtype, typestr, &error) != CAI_OK) {
+        (void)cai_raise(state, &error);
+        return NULL;
+    }
+    shape = cai_impl_integers_as_tuple(tensor->shape, tensor->ndim, 1);
+    strides = cai_tensor_is_c_contiguous(tensor)
+                  ? Py_NewRef(Py_None)
+                  : cai_impl_integers_as_tuple(tensor->strides, tensor->ndim, cai_dtype_itemsize(tensor->dtype));
+    if (shape == NULL || strides == NULL) {
+        Py_XDECREF(shape);
+        Py_XDECREF(strides);
+        return NULL;
+    }
+    return Py_BuildValue("{s:N,s:N,s:s,s:(KO),s:i}", "shape", shape, "strides", strides, "typestr", typestr, "data",
+                         CAI_IMPL_BITS(unsigned long long, tensor->data),
+                         (array->flags & CAI_READONLY) != 0 ? Py_True : Py_False, "version", 3);
+}
+
+CAI_IMPL int cai_impl_interface_add_stream(cai_state_t *state, PyObject *dict, const cai_array_t *array)
+{
+    PyObject *stream;
+    int       result;
+    if (array->stream == NULL || array->tensor.data == NULL)
+        return 0;
+    stream = PyLong_FromUnsignedLongLong(cai_stream_to_handle(array->stream));
+    if (stream == NULL)
+        return -1;
+    result = PyDict_SetItem(dict, cai_impl_name(state, CAI_IMPL_NAME_STREAM), stream);
+    Py_DECREF(stream);
+    return result;
+}
+
+CAI_API PyObject *cai_cuda_array_interface_export(cai_state_t *state, cai_array_t *array)
+{
+    cai_error_t error;
+    PyObject   *dict;
+    if (array->tensor.device.device_type == CAI_DEVICE_CPU) {
+        (void)cai_error_set(&error, CAI_ERROR_DEVICE_MISMATCH, "host memory has no CUDA Array Interface");
+        (void)cai_raise(state, &error);
+        return NULL;
+    }
+    dict = cai_impl_interface_dict(state, array);
+    if (dict != NULL && cai_impl_interface_add_stream(state, dict, array) < 0)
+        Py_CLEAR(dict);
+    if (dict != NULL)
+        cai_impl_array_went_out(array);
+    return dict;
+}
+
+CAI_API PyObject *cai_array_interface_export(cai_state_t *state, cai_array_t *array)
+{
+    cai_error_t error;
+    if (array->tensor.device.device_type != CAI_DEVICE_CUDA)
+        return cai_impl_array_wait(state, array) < 0 ? NULL : cai_impl_interface_dict(state, array);
+    (void)cai_error_set(&error, CAI_ERROR_DEVICE_MISMATCH, "memory of a CUDA device has no __array_interface__");
+    (void)cai_raise(state, &error);
+    return NULL;
 }
 
 #endif /* CAI_CUDA_ARRAY_INTERFACE_H */

@@ -14,6 +14,19 @@
 #endif
 #include <cai/tensor.h>
 
+#include <stdlib.h>
+
+struct CUstream_st;
+
+/** Kinds of memory that cai allocates. */
+typedef enum cai_memory {
+    CAI_MEMORY_DEVICE = 1,     /**< of a CUDA device, from its default pool, in the order of a stream */
+    CAI_MEMORY_DEVICE_NO_POOL, /**< of a CUDA device, by cudaMalloc */
+    CAI_MEMORY_MANAGED,        /**< reachable from host and devices, by cudaMallocManaged */
+    CAI_MEMORY_PINNED,         /**< page-locked host memory that devices reach, by cudaHostAlloc */
+    CAI_MEMORY_HOST            /**< ordinary host memory */
+} cai_memory_t;
+
 /** A device made current for a while: remembers the one that was current before. */
 typedef struct cai_device_guard {
     int32_t previous; /**< the device to go back to; -1: nothing to restore */
@@ -56,7 +69,39 @@ CAI_IMPL cai_device_t cai_impl_device(int32_t device_type, int32_t device_id)
     return device;
 }
 
+/* The alignment of host memory from cai: a cache line. CUDA's own allocations are aligned to 256 bytes. */
+#define CAI_IMPL_HOST_ALIGNMENT 64
+
+CAI_IMPL cai_status_t cai_impl_host_allocate(void **pointer, size_t nbytes, cai_error_t *error)
+{
+    const size_t rounded = (nbytes + CAI_IMPL_HOST_ALIGNMENT - 1) / CAI_IMPL_HOST_ALIGNMENT * CAI_IMPL_HOST_ALIGNMENT;
+    *pointer = rounded < nbytes ? NULL : aligned_alloc(CAI_IMPL_HOST_ALIGNMENT, rounded);
+    if (*pointer != NULL)
+        return CAI_OK;
+    return cai_error_set(error, CAI_ERROR_MEMORY, "no host memory of %zu bytes", nbytes);
+}
+
 #if defined(CAI_NO_CUDA)
+
+CAI_IMPL cai_status_t cai_impl_memory_allocate(void **pointer, size_t nbytes, cai_memory_t memory,
+                                               struct CUstream_st *stream, cai_error_t *error)
+{
+    (void)stream;
+    if (memory == CAI_MEMORY_HOST)
+        return cai_impl_host_allocate(pointer, nbytes, error);
+    return cai_error_set(error, CAI_ERROR_DEVICE_MISMATCH,
+                         "code that was built with CAI_NO_CUDA can allocate host memory only");
+}
+
+CAI_IMPL cai_status_t cai_impl_memory_free(void *pointer, cai_memory_t memory, struct CUstream_st *stream,
+                                           cai_error_t *error)
+{
+    (void)memory;
+    (void)stream;
+    (void)error;
+    free(pointer);
+    return CAI_OK;
+}
 
 CAI_API cai_status_t cai_pointer_device(const void *pointer, cai_device_t *device, cai_error_t *error)
 {
@@ -185,6 +230,65 @@ CAI_IMPL_COLD cai_status_t cai_impl_device_barrier(cai_error_t *error)
     status = cai_cuda_status(CAI_CUDA(cudaMalloc)(&dummy, 1), "cudaMalloc", error);
     if (status == CAI_OK)
         status = cai_cuda_status(CAI_CUDA(cudaFree)(dummy), "cudaFree", error);
+    left = cai_impl_capture_mode_exchange(&mode, status == CAI_OK ? error : NULL);
+    return status != CAI_OK ? status : left;
+}
+
+CAI_IMPL cudaError_t cai_impl_cuda_allocate(void **pointer, size_t nbytes, cai_memory_t memory, cudaStream_t stream)
+{
+    switch (memory) {
+    case CAI_MEMORY_DEVICE: return CAI_CUDA(cudaMallocAsync)(pointer, nbytes, stream);
+    case CAI_MEMORY_DEVICE_NO_POOL: return CAI_CUDA(cudaMalloc)(pointer, nbytes);
+    case CAI_MEMORY_MANAGED: return CAI_CUDA(cudaMallocManaged)(pointer, nbytes, cudaMemAttachGlobal);
+    default: return CAI_CUDA(cudaHostAlloc)(pointer, nbytes, cudaHostAllocPortable);
+    }
+}
+
+/* Memory of the current device, or of the host. */
+CAI_IMPL cai_status_t cai_impl_memory_allocate(void **pointer, size_t nbytes, cai_memory_t memory, cudaStream_t stream,
+                                               cai_error_t *error)
+{
+    enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    cudaError_t                result;
+    cai_status_t               status;
+    if (memory == CAI_MEMORY_HOST)
+        return cai_impl_host_allocate(pointer, nbytes, error);
+    status = cai_impl_capture_mode_exchange(&mode, error);
+    if (status != CAI_OK)
+        return status;
+    result = cai_impl_cuda_allocate(pointer, nbytes, memory, stream);
+    if (CAI_IMPL_UNLIKELY(result == cudaErrorMemoryAllocation)) {
+        (void)CAI_CUDA(cudaGetLastError)();
+        status = cai_error_set(error, CAI_ERROR_MEMORY, "no CUDA memory of %zu bytes", nbytes);
+    } else {
+        status = cai_cuda_status(result, "the allocation of CUDA memory", error);
+    }
+    (void)cai_impl_capture_mode_exchange(&mode, NULL); /* it worked before, and there is memory to hand over */
+    return status;
+}
+
+CAI_IMPL cai_status_t cai_impl_cuda_free(void *pointer, cai_memory_t memory, cudaStream_t stream, cai_error_t *error)
+{
+    switch (memory) {
+    case CAI_MEMORY_DEVICE: return cai_cuda_status(CAI_CUDA(cudaFreeAsync)(pointer, stream), "cudaFreeAsync", error);
+    case CAI_MEMORY_PINNED: return cai_cuda_status(CAI_CUDA(cudaFreeHost)(pointer), "cudaFreeHost", error);
+    default: return cai_cuda_status(CAI_CUDA(cudaFree)(pointer), "cudaFree", error);
+    }
+}
+
+/* Pool memory in the order of `stream`; everything else from CUDA waits for the device by itself. */
+CAI_IMPL cai_status_t cai_impl_memory_free(void *pointer, cai_memory_t memory, cudaStream_t stream, cai_error_t *error)
+{
+    enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    cai_status_t               status, left;
+    if (memory == CAI_MEMORY_HOST) {
+        free(pointer);
+        return CAI_OK;
+    }
+    status = cai_impl_capture_mode_exchange(&mode, error);
+    if (status != CAI_OK)
+        return status;
+    status = cai_impl_cuda_free(pointer, memory, stream, error);
     left = cai_impl_capture_mode_exchange(&mode, status == CAI_OK ? error : NULL);
     return status != CAI_OK ? status : left;
 }

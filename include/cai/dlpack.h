@@ -1,11 +1,12 @@
 /**
- * cai/dlpack.h - arrays in by DLPack capsules, legacy and versioned: from __dlpack__, or passed as the argument itself.
+ * cai/dlpack.h - arrays by DLPack capsules, legacy and versioned: in, from __dlpack__ or passed as the argument itself, and
+ * out, as the body of __dlpack__.
  *
- * The producer is told the consumer's stream and orders its own work before it; it does not learn when the consumer has
+ * On the way in, the producer is told the consumer's stream and orders its own work before it; it does not learn when the consumer has
  * finished, so the memory is given back only when the consumer's work is done (order.h). A capsule is taken first and
  * looked at afterwards; whatever is wrong with it, its deleter runs once.
  *
- * Private to cai; object.h is the way in. Specification: the array API standard (__dlpack__, __dlpack_device__), DLPack
+ * Private to cai, but for the export; object.h is the way in. Specification: the array API standard (__dlpack__, __dlpack_device__), DLPack
  * 1.3. JAX returns legacy capsules whatever version is asked for, and torch's pinned tensors are host memory in the
  * capsule: what came decides, not what was asked for or announced.
  */
@@ -14,6 +15,27 @@
 
 #include <cai/managed_tensor.h>
 #include <cai/reader.h>
+
+/**
+ * The body of `__dlpack__(*, stream=None, max_version=None, dl_device=None, copy=None)`, METH_FASTCALL | METH_KEYWORDS: a
+ * capsule, or NULL with an exception. All four keywords are honoured:
+ *
+ *   stream       the consumer's: what is pending on the array is ordered before it. None and 1: legacy; 2: per-thread; -1:
+ *                nothing is ordered; a handle. 0 is refused (InvalidStreamError), and for host memory all but None and -1.
+ *   max_version  of major 1 or newer: a versioned capsule; otherwise a legacy one, which has no read-only flag, so that a
+ *                read-only array is refused (ReadOnlyAccessError).
+ *   dl_device    the array's own, or (kDLCPU, 0): a copy to the host, finished on return. BufferError for others.
+ *   copy         True: a copy, on the consumer's stream; False: BufferError where one would be needed.
+ *
+ * Ownership: the capsule holds a reference to the array, given up by its deleter on whatever thread. Its consumer may use
+ * the memory on streams that nobody tells; see cai_cuda_array_interface_export. Needs an attached thread state (the GIL).
+ */
+CAI_API PyObject *cai_dlpack_export(cai_state_t *state, cai_array_t *array, PyObject *const *args, Py_ssize_t nargs,
+                                    PyObject *kwnames);
+/** The body of `__dlpack_device__()`: (device type, device id), or NULL with an exception. */
+CAI_API PyObject *cai_dlpack_device_export(const cai_array_t *array);
+
+/* ---------------------------------------------------------------------------------------------------- bodies ---- */
 
 /* -------------------------------------------------------------------------------------------- taking a capsule -- */
 
@@ -351,6 +373,319 @@ CAI_IMPL cai_impl_result_t cai_impl_dlpack_read(const cai_impl_reader_t *reader,
         result = cai_impl_dlpack_read_with(reader, method, device, consumer);
     Py_DECREF(method);
     return result;
+}
+
+/* ------------------------------------------------------------------------------------------------------- outward --- */
+
+/* What a consumer asks for. */
+typedef struct cai_impl_dlpack_wish {
+    cai_device_t device;    /* where the data is to be */
+    bool         versioned;
+    bool         ordered;   /* false: by -1, which asks for no order */
+    cai_stream_t stream;    /* of the consumer */
+    int          copy;      /* 1 always, 0 never, -1 if it is needed */
+} cai_impl_dlpack_wish_t;
+
+/* The arguments as they came: borrowed, NULL where None or nothing was passed. */
+typedef struct cai_impl_dlpack_arguments {
+    PyObject *stream, *max_version, *dl_device, *copy;
+} cai_impl_dlpack_arguments_t;
+
+CAI_IMPL_COLD PyObject *cai_impl_dlpack_deny(cai_state_t *state, cai_status_t status, const char *why)
+{
+    cai_error_t error;
+    (void)cai_error_set(&error, status, "%s", why);
+    (void)cai_raise(state, &error);
+    return NULL;
+}
+
+/* Find the place of a keyword; NULL with TypeError. */
+CAI_IMPL PyObject **cai_impl_dlpack_keyword(const cai_state_t *state, cai_impl_dlpack_arguments_t *arguments,
+                                            PyObject *name)
+{
+    const cai_impl_name_t names[] = {CAI_IMPL_NAME_STREAM, CAI_IMPL_NAME_MAX_VERSION, CAI_IMPL_NAME_DL_DEVICE,
+                                     CAI_IMPL_NAME_COPY};
+    PyObject            **places[4];
+    places[0] = &arguments->stream;
+    places[1] = &arguments->max_version;
+    places[2] = &arguments->dl_device;
+    places[3] = &arguments->copy;
+    for (size_t i = 0; i < 4; i++) {
+        const int equal = name == cai_impl_name(state, names[i])
+                              ? 1
+                              : PyObject_RichCompareBool(name, cai_impl_name(state, names[i]), Py_EQ);
+        if (equal != 0)
+            return equal < 0 ? NULL : places[i];
+    }
+    PyErr_Format(PyExc_TypeError, "__dlpack__() got an unexpected keyword argument %R", name);
+    return NULL;
+}
+
+/* `stream` may be positional, as it was before the standard made it a keyword. */
+CAI_IMPL int cai_impl_dlpack_read_arguments(const cai_state_t *state, PyObject *const *args, Py_ssize_t nargs,
+                                            PyObject *kwnames, cai_impl_dlpack_arguments_t *arguments)
+{
+    const Py_ssize_t n = kwnames == NULL ? 0 : cai_impl_tuple_size(kwnames);
+    memset(arguments, 0, sizeof(*arguments));
+    if (nargs > 1) {
+        PyErr_Format(PyExc_TypeError, "__dlpack__() takes at most 1 positional argument; got %zd", nargs);
+        return -1;
+    }
+    if (nargs == 1 && args[0] != Py_None)
+        arguments->stream = args[0];
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject **place = cai_impl_dlpack_keyword(state, arguments, cai_impl_tuple_item(kwnames, i));
+        if (place == NULL)
+            return -1;
+        *place = args[nargs + i] == Py_None ? NULL : args[nargs + i];
+    }
+    return 0;
+}
+
+/* A pair of integers, as max_version and dl_device are. */
+CAI_IMPL int cai_impl_dlpack_read_pair(PyObject *pair, const char *name, int64_t *first, int64_t *second)
+{
+    if (PyTuple_Check(pair) && cai_impl_tuple_size(pair) == 2 &&
+        cai_impl_read_int64(cai_impl_tuple_item(pair, 0), first) &&
+        cai_impl_read_int64(cai_impl_tuple_item(pair, 1), second))
+        return 0;
+    if (PyErr_Occurred() == NULL || !cai_impl_exception_is_final()) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_TypeError, "__dlpack__(): %s must be None or a tuple of two integers; got %R", name, pair);
+    }
+    return -1;
+}
+
+/* The device as DLPack numbers it: 0 for host, pinned and managed memory. */
+CAI_IMPL cai_device_t cai_impl_dlpack_device_of(const cai_array_t *array)
+{
+    cai_device_t device = array->tensor.device;
+    if (device.device_type != CAI_DEVICE_CUDA)
+        device.device_id = 0;
+    return device;
+}
+
+CAI_IMPL int cai_impl_dlpack_wish_device(cai_state_t *state, const cai_array_t *array, PyObject *pair,
+                                         cai_impl_dlpack_wish_t *wish)
+{
+    const cai_device_t own = cai_impl_dlpack_device_of(array);
+    int64_t            type, id;
+    wish->device = own;
+    if (pair == NULL)
+        return 0;
+    if (cai_impl_dlpack_read_pair(pair, "dl_device", &type, &id) < 0)
+        return -1;
+    if (type == own.device_type && id == own.device_id)
+        return 0;
+    wish->device = cai_impl_device(CAI_DEVICE_CPU, 0);
+    if (type == CAI_DEVICE_CPU && id == 0)
+        return 0;
+    PyErr_Format(PyExc_BufferError, "__dlpack__(): the array is on device (%d, %d) and can be exported there or to the host, "
+                 "(1, 0); dl_device is %R", own.device_type, own.device_id, pair);
+    (void)state;
+    return -1;
+}
+
+/* The consumer's stream. Host memory has none, and -1 says so too (torch). */
+CAI_IMPL int cai_impl_dlpack_wish_stream(cai_state_t *state, PyObject *number, cai_impl_dlpack_wish_t *wish)
+{
+    int64_t handle = 1;
+    wish->stream = CAI_STREAM_LEGACY;
+    wish->ordered = true;
+    if (number == NULL)
+        return 0;
+    if (!cai_impl_read_int64(number, &handle)) {
+        (void)cai_impl_dlpack_deny(state, CAI_ERROR_INVALID_STREAM, "__dlpack__(): stream must be None or an integer");
+        return -1;
+    }
+    wish->ordered = handle != -1;
+    if (wish->ordered && (handle <= 0 || wish->device.device_type == CAI_DEVICE_CPU)) {
+        (void)cai_impl_dlpack_deny(state, CAI_ERROR_INVALID_STREAM,
+                                   handle <= 0 ? "__dlpack__(): stream must be None, -1, 1, 2 or a handle; 0 is ambiguous"
+                                               : "__dlpack__(): stream must be None for an array in host memory");
+        return -1;
+    }
+    if (wish->ordered)
+        wish->stream = cai_stream_from_handle(CAI_IMPL_CAST(uint64_t, handle));
+    return 0;
+}
+
+CAI_IMPL int cai_impl_dlpack_wish_read(cai_state_t *state, const cai_array_t *array,
+                                       const cai_impl_dlpack_arguments_t *arguments, cai_impl_dlpack_wish_t *wish)
+{
+    int64_t major = 0, minor = 0;
+    if (arguments->max_version != NULL &&
+        cai_impl_dlpack_read_pair(arguments->max_version, "max_version", &major, &minor) < 0)
+        return -1;
+    wish->versioned = major >= CAI_DLPACK_MAJOR;
+    wish->copy = arguments->copy == NULL ? -1 : PyObject_IsTrue(arguments->copy);
+    if (arguments->copy != NULL && wish->copy < 0)
+        return -1;
+    if (cai_impl_dlpack_wish_device(state, array, arguments->dl_device, wish) < 0)
+        return -1;
+    return cai_impl_dlpack_wish_stream(state, arguments->stream, wish);
+}
+
+/* Order what is pending on the array before the consumer's stream. 0, or -1 with an exception. */
+CAI_IMPL int cai_impl_dlpack_order(cai_state_t *state, const cai_array_t *array, const cai_impl_dlpack_wish_t *wish)
+{
+    cai_error_t error;
+    if (!wish->ordered || array->stream == NULL || array->tensor.data == NULL ||
+        cai_order_streams(state->impl_pool, array->stream, wish->stream, cai_impl_array_device(array), &error) == CAI_OK)
+        return 0;
+    return cai_raise(state, &error);
+}
+
+/* Wait for a copy to the host, without the GIL. */
+CAI_IMPL_COLD int cai_impl_dlpack_finish_copy(cai_state_t *state, const cai_array_t *array, cai_stream_t stream)
+{
+    const cai_impl_wait_t wait = cai_impl_wait_for(true, stream, cai_impl_array_device(array));
+    PyThreadState        *thread;
+    cai_error_t           error;
+    cai_status_t          status;
+    if (stream == NULL)
+        return 0;
+    thread = PyEval_SaveThread();
+    status = cai_impl_wait_perform(&wait, &error);
+    PyEval_RestoreThread(thread);
+    return status == CAI_OK ? 0 : cai_raise(state, &error);
+}
+
+CAI_IMPL cai_memory_t cai_impl_dlpack_memory(int32_t device_type)
+{
+    switch (device_type) {
+    case CAI_DEVICE_CPU: return CAI_MEMORY_HOST;
+    case CAI_DEVICE_CUDA_HOST: return CAI_MEMORY_PINNED;
+    case CAI_DEVICE_CUDA_MANAGED: return CAI_MEMORY_MANAGED;
+    default: return CAI_MEMORY_DEVICE;
+    }
+}
+
+/* Where a copy is enqueued: on the consumer's stream, or to the host, whose copy is complete on return, on legacy. That
+ * must not be done while legacy breaks somebody's capture. */
+CAI_IMPL_COLD cai_status_t cai_impl_dlpack_copy_stream(const cai_array_t *array, const cai_impl_dlpack_wish_t *wish,
+                                                       cai_stream_t *stream, cai_error_t *error)
+{
+    bool         capturing = false;
+    cai_status_t status;
+    *stream = array->tensor.device.device_type == CAI_DEVICE_CPU ? NULL : wish->stream;
+    if (wish->device.device_type != CAI_DEVICE_CPU || *stream == NULL)
+        return CAI_OK;
+    status = cai_impl_stream_is_capturing_on(*stream, cai_impl_array_device(array), &capturing, error);
+    if (status != CAI_OK || !capturing)
+        return status;
+    return cai_error_set(error, CAI_ERROR_STREAM_CAPTURE,
+                         "__dlpack__(): a blocking stream captures a graph, which a copy to the host would break");
+}
+
+/* A copy of the array where the consumer wants it: a new reference, or NULL with an exception. */
+CAI_IMPL_COLD cai_array_t *cai_impl_dlpack_copy(cai_state_t *state, const cai_array_t *array,
+                                                const cai_impl_dlpack_wish_t *wish)
+{
+    cai_array_t *copy = NULL;
+    cai_stream_t stream;
+    cai_error_t  error;
+    if (cai_impl_dlpack_copy_stream(array, wish, &stream, &error) == CAI_OK)
+        copy = cai_impl_array_copy(state->impl_pool, array, cai_impl_dlpack_memory(wish->device.device_type), stream,
+                                   &error);
+    if (copy == NULL) {
+        (void)cai_raise(state, &error);
+        return NULL;
+    }
+    if (wish->device.device_type != CAI_DEVICE_CPU || cai_impl_dlpack_finish_copy(state, array, stream) == 0)
+        return copy;
+    cai_array_release(copy);
+    return NULL;
+}
+
+CAI_IMPL_COLD void cai_impl_capsule_end(PyObject *capsule)
+{
+    PyObject *pending = cai_impl_put_aside();
+    if (PyCapsule_IsValid(capsule, CAI_DLPACK_CAPSULE_VERSIONED) != 0) {
+        void *managed = PyCapsule_GetPointer(capsule, CAI_DLPACK_CAPSULE_VERSIONED);
+        cai_impl_managed_delete_versioned(CAI_IMPL_CAST(cai_dlpack_managed_versioned_t *, managed));
+    } else if (PyCapsule_IsValid(capsule, CAI_DLPACK_CAPSULE) != 0) {
+        void *managed = PyCapsule_GetPointer(capsule, CAI_DLPACK_CAPSULE);
+        cai_impl_managed_delete_legacy(CAI_IMPL_CAST(cai_dlpack_managed_t *, managed));
+    }
+    cai_impl_put_back(pending);
+}
+
+/* A capsule of the array as it is. */
+CAI_IMPL PyObject *cai_impl_dlpack_capsule(cai_array_t *array, cai_device_t device, bool versioned)
+{
+    void *managed = versioned ? CAI_IMPL_CAST(void *, cai_impl_managed_new_versioned(array, device, CAI_DLPACK_MINOR))
+                              : CAI_IMPL_CAST(void *, cai_impl_managed_new_legacy(array, device));
+    PyObject *capsule;
+    if (managed == NULL)
+        return PyErr_NoMemory();
+    capsule = PyCapsule_New(managed, versioned ? CAI_DLPACK_CAPSULE_VERSIONED : CAI_DLPACK_CAPSULE, cai_impl_capsule_end);
+    if (capsule != NULL)
+        return capsule;
+    if (versioned)
+        cai_impl_managed_delete_versioned(CAI_IMPL_CAST(cai_dlpack_managed_versioned_t *, managed));
+    else
+        cai_impl_managed_delete_legacy(CAI_IMPL_CAST(cai_dlpack_managed_t *, managed));
+    return NULL;
+}
+
+/* Whether a copy has to be made: always when it is asked for, and to get from a device to the host. */
+CAI_IMPL bool cai_impl_dlpack_needs_copy(const cai_array_t *array, const cai_impl_dlpack_wish_t *wish)
+{
+    return wish->copy == 1 || (wish->device.device_type == CAI_DEVICE_CPU &&
+                               array->tensor.device.device_type == CAI_DEVICE_CUDA && array->tensor.data != NULL);
+}
+
+CAI_IMPL PyObject *cai_impl_dlpack_export_copy(cai_state_t *state, cai_array_t *array, const cai_impl_dlpack_wish_t *wish)
+{
+    PyObject    *capsule;
+    cai_array_t *copy;
+    if (wish->copy == 0) {
+        PyErr_SetString(PyExc_BufferError, "__dlpack__(): copy=False, and the array is in the memory of a CUDA device, which "
+                                           "the host reaches by a copy only");
+        return NULL;
+    }
+    if ((wish->device.device_type == CAI_DEVICE_CPU ? cai_impl_array_wait(state, array)
+                                                    : cai_impl_dlpack_order(state, array, wish)) < 0)
+        return NULL;
+    copy = cai_impl_dlpack_copy(state, array, wish);
+    if (copy == NULL)
+        return NULL;
+    capsule = cai_impl_dlpack_capsule(copy, wish->device, wish->versioned);
+    if (capsule != NULL)
+        cai_impl_array_went_out(copy);
+    cai_array_release(copy);
+    return capsule;
+}
+
+CAI_API PyObject *cai_dlpack_export(cai_state_t *state, cai_array_t *array, PyObject *const *args, Py_ssize_t nargs,
+                                    PyObject *kwnames)
+{
+    cai_impl_dlpack_arguments_t arguments;
+    cai_impl_dlpack_wish_t      wish;
+    PyObject                   *capsule;
+    if (cai_impl_dlpack_read_arguments(state, args, nargs, kwnames, &arguments) < 0 ||
+        cai_impl_dlpack_wish_read(state, array, &arguments, &wish) < 0)
+        return NULL;
+    if (cai_impl_dlpack_needs_copy(array, &wish))
+        return cai_impl_dlpack_export_copy(state, array, &wish);
+    if (!wish.versioned && (array->flags & CAI_READONLY) != 0)
+        return cai_impl_dlpack_deny(state, CAI_ERROR_READ_ONLY_ACCESS,
+                                    "__dlpack__(): a read-only array needs max_version=(1, 0) or newer: a legacy capsule "
+                                    "does not say that it must not be written");
+    if ((wish.device.device_type == CAI_DEVICE_CPU ? cai_impl_array_wait(state, array)
+                                                   : cai_impl_dlpack_order(state, array, &wish)) < 0)
+        return NULL;
+    capsule = cai_impl_dlpack_capsule(array, wish.device, wish.versioned);
+    if (capsule != NULL)
+        cai_impl_array_went_out(array);
+    return capsule;
+}
+
+CAI_API PyObject *cai_dlpack_device_export(const cai_array_t *array)
+{
+    const cai_device_t device = cai_impl_dlpack_device_of(array);
+    return Py_BuildValue("(ii)", device.device_type, device.device_id);
 }
 
 #endif /* CAI_DLPACK_H */

@@ -1,7 +1,7 @@
 /**
- * cai/exchange.h - arrays in by DLPack's C exchange API: a table of functions that a producer's type carries.
+ * cai/exchange.h - arrays by DLPack's C exchange API, a table of functions that a producer's type carries: in, and out.
  *
- * The table is looked up on the type, never on the instance, and only under its name of DLPack 1.3. torch's table is
+ * On the way in, the table is looked up on the type, never on the instance, and only under its name of DLPack 1.3. torch's table is
  * asked to lend its tensor, which costs least; every other table is asked for an owned one, because only that says
  * whether the memory may be written. A lent tensor is valid until control goes back to Python, so shape and strides are
  * copied at once, and the view's reference keeps the object alive.
@@ -11,6 +11,7 @@
 #ifndef CAI_EXCHANGE_H
 #define CAI_EXCHANGE_H
 
+#include <cai/managed_tensor.h>
 #include <cai/reader.h>
 
 /* The table of our major version, found by the header's chain; NULL if there is none. */
@@ -243,6 +244,153 @@ CAI_IMPL cai_impl_result_t cai_impl_exchange_read(const cai_impl_reader_t *reade
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
         result = cai_impl_exchange_set_stream(reader);
     return CAI_IMPL_LIKELY(result == CAI_IMPL_READ) ? result : cai_impl_abandon(view, result);
+}
+
+/* ------------------------------------------------------------------------------------------------------- outward --- */
+
+/* The consumer asks for one stream per device, and ours are per array. So the answer is legacy, and everything that goes
+ * out is ordered before legacy first; what comes back is on legacy too. 0, or -1 with an exception. */
+CAI_IMPL int cai_impl_exchange_order(cai_state_t *state, cai_array_t *array)
+{
+    cai_error_t error;
+    if (array->stream != NULL && array->tensor.data != NULL &&
+        cai_order_streams(state->impl_pool, array->stream, CAI_STREAM_LEGACY, cai_impl_array_device(array), &error) !=
+            CAI_OK)
+        return cai_raise(state, &error);
+    cai_impl_array_went_out(array);
+    return 0;
+}
+
+/* managed_tensor_from_py_object_no_sync: `out` holds a reference to the array. */
+CAI_IMPL int cai_impl_exchange_give(cai_state_t *state, cai_array_t *array, cai_dlpack_managed_versioned_t **out)
+{
+    if (cai_impl_exchange_order(state, array) < 0)
+        return -1;
+    *out = cai_impl_managed_new_versioned(array, array->tensor.device, CAI_DLPACK_MINOR);
+    if (*out != NULL)
+        return 0;
+    PyErr_NoMemory();
+    return -1;
+}
+
+/* dltensor_from_py_object_no_sync: `out` is valid as long as the object. It has no place for flags, so that read-only
+ * arrays are refused. */
+CAI_IMPL int cai_impl_exchange_lend(cai_state_t *state, cai_array_t *array, cai_tensor_t *out)
+{
+    cai_error_t error;
+    if ((array->flags & CAI_READONLY) != 0) {
+        (void)cai_error_set(&error, CAI_ERROR_READ_ONLY_ACCESS,
+                            "a read-only array cannot be lent: a DLTensor does not say that it must not be written");
+        return cai_raise(state, &error);
+    }
+    if (cai_impl_exchange_order(state, array) < 0)
+        return -1;
+    *out = array->tensor;
+    if (out->device.device_type != CAI_DEVICE_CUDA)
+        out->device.device_id = 0;
+    return 0;
+}
+
+/* current_work_stream */
+CAI_IMPL int cai_impl_exchange_legacy(int32_t device_type, int32_t device_id, void **out)
+{
+    (void)device_id;
+    *out = device_type == CAI_DEVICE_CPU ? NULL : CAI_IMPL_CAST(void *, CAI_STREAM_LEGACY);
+    return 0;
+}
+
+CAI_IMPL bool cai_impl_exchange_memory(int32_t device_type, cai_memory_t *memory)
+{
+    switch (device_type) {
+    case CAI_DEVICE_CPU: *memory = CAI_MEMORY_HOST; return true;
+    case CAI_DEVICE_CUDA: *memory = CAI_MEMORY_DEVICE; return true;
+    case CAI_DEVICE_CUDA_HOST: *memory = CAI_MEMORY_PINNED; return true;
+    case CAI_DEVICE_CUDA_MANAGED: *memory = CAI_MEMORY_MANAGED; return true;
+    default: return false;
+    }
+}
+
+/* managed_tensor_allocator: may be called without Python, and tells failures by `set_error`. */
+CAI_IMPL int cai_impl_exchange_allocate(cai_tensor_t *prototype, cai_dlpack_managed_versioned_t **out, void *error_ctx,
+                                        void (*set_error)(void *error_ctx, const char *kind, const char *message))
+{
+    cai_memory_t memory = CAI_MEMORY_HOST;
+    cai_array_t *array = NULL;
+    cai_error_t  error;
+    if (cai_impl_exchange_memory(prototype->device.device_type, &memory))
+        array = cai_array_new(NULL, prototype->dtype, prototype->ndim, prototype->shape, prototype->device.device_id,
+                              memory, CAI_STREAM_LEGACY, &error);
+    else
+        (void)cai_error_set(&error, CAI_ERROR_DEVICE_MISMATCH, "cai cannot allocate memory of device type %d",
+                            prototype->device.device_type);
+    *out = NULL;
+    if (array != NULL) {
+        if (memory != CAI_MEMORY_HOST)
+            (void)array->used_on(array, NULL);
+        *out = cai_impl_managed_new_versioned(array, array->tensor.device, CAI_DLPACK_MINOR);
+        if (*out == NULL)
+            (void)cai_error_set(&error, CAI_ERROR_MEMORY, "no memory for a managed tensor");
+        cai_array_release(array);
+    }
+    if (*out != NULL)
+        return 0;
+    if (set_error != NULL)
+        set_error(error_ctx, cai_status_base(error.status), error.message);
+    return -1;
+}
+
+CAI_IMPL void cai_impl_exchange_delete(void *owner)
+{
+    cai_dlpack_managed_versioned_t *managed = CAI_IMPL_CAST(cai_dlpack_managed_versioned_t *, owner);
+    if (managed->deleter != NULL)
+        managed->deleter(managed);
+}
+
+/* Take a tensor over: an array that owns it. NULL with an exception, and then the tensor is still the caller's. */
+CAI_IMPL cai_array_t *cai_impl_exchange_take(cai_state_t *state, cai_dlpack_managed_versioned_t *managed)
+{
+    cai_array_t *array = NULL;
+    cai_error_t  error;
+    if (managed->version.major != CAI_DLPACK_MAJOR)
+        (void)cai_error_set(&error, CAI_ERROR_INVALID_VERSION, "DLPack version %u.%u cannot be read",
+                            managed->version.major, managed->version.minor);
+    else
+        array = cai_array_wrap(state->impl_pool, &managed->tensor, managed->flags, managed, cai_impl_exchange_delete,
+                               &error);
+    if (array == NULL) {
+        (void)cai_raise(state, &error);
+        return NULL;
+    }
+    if (array->tensor.device.device_type != CAI_DEVICE_CPU)
+        (void)cai_array_used_on(array, CAI_STREAM_LEGACY);
+    return array;
+}
+
+/* ----------------------------------------------------------------------- a table's state, in each interpreter ---- */
+
+/* The functions of a table that make an object are told no module: the state is found by the interpreter. 0, or -1 with an
+ * exception. */
+CAI_IMPL_COLD int cai_impl_table_register(cai_state_t *state, const void *table)
+{
+    PyObject *key = cai_impl_dict_key(table), *capsule = PyCapsule_New(state, NULL, NULL);
+    int       result = -1;
+    if (state->impl_table_keys == NULL)
+        state->impl_table_keys = PyList_New(0);
+    if (key != NULL && capsule != NULL && state->impl_table_keys != NULL &&
+        PyList_Append(state->impl_table_keys, key) == 0)
+        result = cai_impl_dict_set(key, capsule);
+    Py_XDECREF(key);
+    Py_XDECREF(capsule);
+    return result;
+}
+
+/* NULL with an exception where the module of the table is not loaded in this interpreter. */
+CAI_IMPL_COLD cai_state_t *cai_impl_table_state(const void *table)
+{
+    cai_state_t *state = cai_impl_dict_find(table);
+    if (state == NULL && PyErr_Occurred() == NULL)
+        PyErr_SetString(PyExc_RuntimeError, "the module of this exchange table is not loaded in this interpreter");
+    return state;
 }
 
 #endif /* CAI_EXCHANGE_H */

@@ -1,5 +1,5 @@
 /**
- * cai/object.h - one array in: acquire and release, and the choice of the protocol.
+ * cai/object.h - one array in: acquire and release, and the choice of the protocol; arrays to keep, and arrays out.
  *
  *   cai_view_t view;
  *   if (cai_view_acquire(state, object, &want, cai_order_wait(stream), &view) < 0) return NULL;
@@ -7,7 +7,7 @@
  *   cai_view_release(&view);
  *
  * The protocols are tried in this order, unless the type is known to be served by a later one:
- *   1. a DLPack capsule passed as the object;
+ *   1. an Array of this or another extension, or a "cai_array_v1" capsule; a DLPack capsule passed as the object;
  *   2. the C exchange API on the object's type;
  *   3. the buffer protocol, if host memory was asked for;
  *   4. __cuda_array_interface__, if it says how its work is ordered (version 3, or a stream);
@@ -20,10 +20,7 @@
 #ifndef CAI_OBJECT_H
 #define CAI_OBJECT_H
 
-#include <cai/cuda_array_interface.h>
-#include <cai/dlpack.h>
-#include <cai/exchange.h>
-#include <cai/buffer.h>
+#include <cai/array_type.h>
 
 /**
  * Borrow `object`'s array: check it against `request` (NULL: a request of zeros), order it, and describe it in `view`.
@@ -51,6 +48,34 @@ CAI_API PyObject *cai_view_mask(const cai_view_t *view);
 /** The `descr` of an opaque array's CUDA Array Interface, as it came: borrowed, NULL if it has none. */
 CAI_API PyObject *cai_view_descr(const cai_view_t *view);
 
+/**
+ * Take `object`'s array to keep it beyond the call: as cai_view_acquire, but what is returned holds the object, and what its
+ * protocol handed out, until it is released, which may happen on any thread. What the author enqueues on it meanwhile he
+ * tells by cai_array_used_on; the array goes back behind that. A new reference, or NULL with an exception.
+ */
+CAI_API CAI_NODISCARD cai_array_t *cai_array_from_object(cai_state_t *state, PyObject *object,
+                                                         const cai_request_t *request, cai_order_t order);
+
+/**
+ * The array as a Python object: a new reference to the very object it came from, if it came from one of this interpreter's,
+ * else a new Array that holds a reference to it. NULL with an exception. The caller keeps his own reference to `array`.
+ */
+CAI_API PyObject *cai_array_to_object(cai_state_t *state, cai_array_t *array);
+
+/**
+ * The array as an object of the library that `like` belongs to, without a copy: by that library's from_dlpack. What came
+ * from an object of the same type goes back as that object. NULL with an exception: InterfaceNotImplementedError where the
+ * library has no from_dlpack, or the library's own.
+ */
+CAI_API PyObject *cai_array_to_object_like(cai_state_t *state, cai_array_t *array, PyObject *like);
+
+/**
+ * An array over memory that a Python object keeps: as cai_array_wrap, with a new reference to `owner` as the owner, given up
+ * on whatever thread, and seen by Python's garbage collector. NULL with an exception.
+ */
+CAI_API CAI_NODISCARD cai_array_t *cai_array_wrap_object(cai_state_t *state, const cai_tensor_t *tensor, uint64_t flags,
+                                                         PyObject *owner);
+
 /* ---------------------------------------------------------------------------------------------------- bodies ---- */
 
 /* impl_progress of a view whose acquire is under way. */
@@ -77,6 +102,18 @@ CAI_API PyObject *cai_view_descr(const cai_view_t *view)
 
 /* --------------------------------------------------------------------------------------- what the type tells ---- */
 
+/* Whether the type has `_capsule`, as Array and every type of CAI_ARRAY_GETSET has. 0, or -1 with an exception. */
+CAI_IMPL_COLD int cai_impl_type_has_capsule(const cai_state_t *state, PyTypeObject *type, uint32_t *facts)
+{
+    PyObject *attribute;
+    const int found = cai_impl_get_attribute(CAI_IMPL_BITS(PyObject *, type), cai_impl_name(state, CAI_IMPL_NAME_CAPSULE),
+                                             &attribute);
+    if (found > 0)
+        *facts |= CAI_IMPL_TYPE_ARRAY;
+    Py_XDECREF(attribute);
+    return found < 0 ? -1 : 0;
+}
+
 /* What is to be known of a type that the cache has not seen. 0, or -1 with an exception, in which case nothing is. */
 CAI_IMPL_COLD int cai_impl_type_inspect(const cai_state_t *state, PyObject *object, cai_impl_type_t *known)
 {
@@ -85,6 +122,8 @@ CAI_IMPL_COLD int cai_impl_type_inspect(const cai_state_t *state, PyObject *obje
     known->facts = known->hint = 0;
     known->exchange = NULL;
     if (cai_impl_exchange_find(state, known->type, &known->exchange) < 0)
+        return -1;
+    if (cai_impl_type_has_capsule(state, known->type, &known->facts) < 0)
         return -1;
     torch = cai_impl_type_is_torch(state, known->type, known->exchange);
     if (torch == 0 && PyObject_CheckBuffer(object))
@@ -161,7 +200,7 @@ CAI_IMPL int cai_impl_type_look_up(const cai_impl_reader_t *reader)
 CAI_IMPL_COLD void cai_impl_protocol_words(const cai_request_t *request, char *words, size_t size)
 {
     static const uint32_t protocols[] = {CAI_VIA_EXCHANGE, CAI_VIA_DLPACK, CAI_VIA_CUDA_ARRAY_INTERFACE,
-                                         CAI_VIA_CUDA_ARRAY_INTERFACE_3, CAI_VIA_BUFFER};
+                                         CAI_VIA_CUDA_ARRAY_INTERFACE_3, CAI_VIA_BUFFER}; /* an Array speaks them all */
     cai_impl_text_t       text = cai_impl_text_begin(words, size);
     for (size_t i = 0; i < sizeof(protocols) / sizeof(protocols[0]); i++) {
         if (request->protocols == 0 && protocols[i] == CAI_VIA_CUDA_ARRAY_INTERFACE_3)
@@ -210,6 +249,67 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_raise_failure(const cai_impl_reader_t *
     return CAI_IMPL_REFUSED;
 }
 
+/* --------------------------------------------------------------------------------------------- arrays of cai's --- */
+
+CAI_IMPL void cai_impl_give_back_array(cai_view_t *view)
+{
+    cai_array_release(CAI_IMPL_CAST(cai_array_t *, view->impl_managed));
+}
+
+/* Fill the view from an array, whose reference it takes over. The host waits for what is pending on host memory. */
+CAI_IMPL cai_impl_result_t cai_impl_array_fill(const cai_impl_reader_t *reader, cai_array_t *array)
+{
+    cai_view_t       *view = reader->view;
+    cai_error_t       error;
+    cai_impl_result_t result;
+    view->impl_managed = array;
+    view->impl_give_back = cai_impl_give_back_array;
+    view->flags = CAI_IMPL_CAST(uint32_t, array->flags) & (CAI_READONLY | CAI_COPIED | CAI_SUBBYTE_PADDED);
+    if (CAI_IMPL_UNLIKELY(cai_impl_view_copy(view, &array->tensor, &error) != CAI_OK))
+        return cai_impl_refuse(reader, CAI_VIA_ARRAY, CAI_IMPL_UNREADABLE, &error);
+    result = cai_impl_settle(reader, CAI_VIA_ARRAY);
+    if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
+        return result;
+    if (array->tensor.device.device_type == CAI_DEVICE_CPU && reader->order.mode != CAI_ORDER_NONE &&
+        cai_impl_array_wait(reader->state, array) < 0)
+        return CAI_IMPL_REFUSED;
+    cai_impl_set_source(view, array->stream == NULL ? CAI_IMPL_SOURCE_READY : CAI_IMPL_SOURCE_STREAM,
+                        array->stream == NULL ? CAI_STREAM_LEGACY : array->stream);
+    return CAI_IMPL_READ;
+}
+
+/* The array of an object whose type has `_capsule`, or of a capsule: a new reference; NULL if there is none after all. */
+CAI_IMPL cai_array_t *cai_impl_array_of(const cai_impl_reader_t *reader)
+{
+    PyObject    *object = reader->object, *capsule;
+    cai_array_t *array = NULL;
+    if (reader->state->impl_array_type != NULL &&
+        CAI_IMPL_BITS(PyObject *, Py_TYPE(object)) == reader->state->impl_array_type) {
+        array = cai_impl_array_array(object);
+        return array == NULL ? NULL : cai_array_retain(array);
+    }
+    if (PyCapsule_CheckExact(object))
+        return PyCapsule_IsValid(object, CAI_ARRAY_CAPSULE) == 0 ? NULL : cai_array_from_capsule(reader->state, object);
+    capsule = PyObject_GetAttr(object, cai_impl_name(reader->state, CAI_IMPL_NAME_CAPSULE));
+    if (capsule != NULL && PyCapsule_IsValid(capsule, CAI_ARRAY_CAPSULE) != 0)
+        array = cai_array_from_capsule(reader->state, capsule);
+    Py_XDECREF(capsule);
+    return array;
+}
+
+CAI_IMPL cai_impl_result_t cai_impl_array_read(const cai_impl_reader_t *reader)
+{
+    cai_array_t      *array;
+    cai_impl_result_t result;
+    if (!cai_impl_allows(reader->request, CAI_VIA_ARRAY))
+        return CAI_IMPL_ABSENT;
+    array = cai_impl_array_of(reader);
+    if (array == NULL)
+        return PyErr_Occurred() != NULL ? CAI_IMPL_PRODUCER_RAISED : CAI_IMPL_ABSENT;
+    result = cai_impl_array_fill(reader, array);
+    return CAI_IMPL_LIKELY(result == CAI_IMPL_READ) ? result : cai_impl_abandon(reader->view, result);
+}
+
 /* ------------------------------------------------------------------------------------------------- the choice ---- */
 
 /* A CUDA Array Interface that tells its order; one that does not is kept for later, so that it is fetched once. */
@@ -244,7 +344,11 @@ CAI_IMPL cai_impl_result_t cai_impl_read_told(const cai_impl_reader_t *reader)
 /* Steps 1 to 4: whatever does not have to be told the consumer's stream. */
 CAI_IMPL cai_impl_result_t cai_impl_read_first(const cai_impl_reader_t *reader)
 {
-    cai_impl_result_t result;
+    cai_impl_result_t result = CAI_IMPL_ABSENT;
+    if (CAI_IMPL_UNLIKELY((reader->view->impl_facts & CAI_IMPL_TYPE_ARRAY) != 0) || PyCapsule_CheckExact(reader->object))
+        result = cai_impl_note(reader, cai_impl_array_read(reader));
+    if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_ABSENT))
+        return result;
     if (CAI_IMPL_UNLIKELY(PyCapsule_CheckExact(reader->object)))
         return cai_impl_note(reader, cai_impl_dlpack_read_capsule(reader));
     result = cai_impl_note(reader, cai_impl_exchange_read(reader));
@@ -270,6 +374,7 @@ CAI_IMPL cai_impl_result_t cai_impl_read_last(const cai_impl_reader_t *reader, c
 /* Begin an acquire: the view holds the object from here on, and nothing else. -1 with an exception. */
 CAI_IMPL int cai_impl_view_open(const cai_impl_reader_t *reader)
 {
+    cai_impl_queue_check(reader->state->impl_queue);
     cai_impl_view_reset(reader->view);
     reader->view->impl_object = Py_NewRef(reader->object);
     return cai_impl_type_look_up(reader);
@@ -350,18 +455,35 @@ CAI_IMPL bool cai_impl_consumer_is_lost(const cai_impl_order_record_t *record, b
     return record->consumer == CAI_STREAM_PER_THREAD && record->thread != PyThread_get_thread_ident();
 }
 
+/* Tell an array of cai's that the consumer has work on it, so that nobody has to wait: false where that cannot be told, and
+ * the host has to. Pinned memory is seen by host code at once. */
+CAI_IMPL bool cai_impl_array_was_used(const cai_view_t *view)
+{
+    const cai_impl_order_record_t *record = &view->impl_order;
+    const bool used = record->mode == CAI_ORDER_WAIT || record->mode == CAI_ORDER_ADOPT;
+    cai_array_t *array = CAI_IMPL_CAST(cai_array_t *, view->impl_managed);
+    if (!used || view->size == 0 || view->tensor.device.device_type == CAI_DEVICE_CPU)
+        return true;
+    if (record->pinned || cai_impl_consumer_is_lost(record, false))
+        return false;
+    return record->consumer == array->stream || cai_array_used_on(array, record->consumer) == CAI_OK;
+}
+
 /* What has to be over before the memory goes back. Work that was captured is not under way: whoever replays a graph
  * keeps its arrays himself. */
 CAI_IMPL cai_status_t cai_impl_order_after(const cai_view_t *view, cai_error_t *error)
 {
-    const cai_impl_wait_t wait = cai_impl_wait_after(&view->impl_order);
+    const cai_impl_order_record_t *record = &view->impl_order;
+    const cai_impl_wait_t          wait = cai_impl_wait_after(&view->impl_order);
     bool                  capturing = false, lost;
     PyThreadState        *thread;
     cai_status_t          status;
+    if (CAI_IMPL_UNLIKELY(view->protocol == CAI_VIA_ARRAY) && cai_impl_array_was_used(view))
+        return CAI_OK;
     if (CAI_IMPL_LIKELY(!wait.needed))
         return CAI_OK;
     status = cai_impl_stream_is_capturing_on(wait.stream, wait.device_id, &capturing, error);
-    lost = cai_impl_consumer_is_lost(&view->impl_order, capturing);
+    lost = cai_impl_consumer_is_lost(record, capturing);
     if (status != CAI_OK || (capturing && !lost))
         return status;
     thread = PyEval_SaveThread(); /* the producer may need the GIL to finish */
@@ -482,6 +604,185 @@ CAI_API int cai_view_acquire(cai_state_t *state, PyObject *object, const cai_req
         return 0;
     cai_impl_view_close(view);
     return -1;
+}
+
+/* ------------------------------------------------------------------------------------------------- arrays to keep -- */
+
+/* A view that is kept beyond its call, given up on any thread. */
+typedef struct cai_impl_keeper {
+    cai_impl_return_t item;
+    cai_impl_queue_t *queue;
+    cai_view_t        view;
+} cai_impl_keeper_t;
+
+CAI_IMPL void cai_impl_keeper_give_back(cai_impl_return_t *item)
+{
+    cai_impl_keeper_t *keeper = CAI_IMPL_BITS(cai_impl_keeper_t *, item);
+    cai_impl_queue_t  *queue = keeper->queue;
+    cai_impl_view_close(&keeper->view);
+    free(keeper);
+    cai_impl_queue_release(queue);
+}
+
+/* The deleter of an array that was made of a view. */
+CAI_IMPL void cai_impl_keeper_delete(void *owner)
+{
+    cai_impl_keeper_t *keeper = CAI_IMPL_CAST(cai_impl_keeper_t *, owner);
+    cai_impl_queue_give_up(keeper->queue, &keeper->item);
+}
+
+/* cai_array_t.object of such an array. Objects of another interpreter must not be touched in this one. */
+CAI_IMPL void *cai_impl_keeper_object(cai_array_t *array)
+{
+    const cai_impl_keeper_t *keeper = CAI_IMPL_CAST(cai_impl_keeper_t *, cai_impl_own(array)->owner);
+    return keeper->queue->interpreter == PyInterpreterState_Get() ? keeper->view.impl_object : NULL;
+}
+
+CAI_IMPL cai_impl_keeper_t *cai_impl_keeper_new(const cai_state_t *state)
+{
+    cai_impl_keeper_t *keeper = CAI_IMPL_CAST(cai_impl_keeper_t *, malloc(sizeof(cai_impl_keeper_t)));
+    if (keeper == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    keeper->item.next = NULL;
+    keeper->item.give_back = cai_impl_keeper_give_back;
+    keeper->queue = cai_impl_queue_retain(state->impl_queue);
+    cai_impl_view_reset(&keeper->view);
+    return keeper;
+}
+
+/* What is ordered on the producer's own stream comes before whatever the producer does next, so that nobody has to wait;
+ * a producer that told no stream gets its memory back when the work is done. */
+CAI_IMPL void cai_impl_keeper_order(cai_impl_own_array_t *own, const cai_impl_keeper_t *keeper)
+{
+    const cai_impl_order_record_t *record = &keeper->view.impl_order;
+    const int32_t                  type = keeper->view.tensor.device.device_type;
+    if (type == CAI_DEVICE_CPU || record->source == CAI_IMPL_SOURCE_READY)
+        return;
+    own->array.stream = record->source == CAI_IMPL_SOURCE_ORDERED ? record->consumer : record->producer;
+    own->ordered_back = record->source == CAI_IMPL_SOURCE_STREAM && !record->pinned;
+}
+
+/* The array of a view that was acquired; the array takes the keeper over. NULL with an exception. */
+CAI_IMPL cai_array_t *cai_impl_keeper_array(cai_state_t *state, cai_impl_keeper_t *keeper)
+{
+    const cai_view_t *view = &keeper->view;
+    cai_error_t       error;
+    cai_array_t      *array = cai_array_wrap(state->impl_pool, &view->tensor, view->flags & (CAI_READONLY | CAI_SUBBYTE_PADDED),
+                                             keeper, cai_impl_keeper_delete, &error);
+    if (array == NULL) {
+        (void)cai_raise(state, &error);
+        return NULL;
+    }
+    array->object = cai_impl_keeper_object;
+    cai_impl_keeper_order(cai_impl_own(array), keeper);
+    return array;
+}
+
+/* The array that a view was made of: no second one is made. */
+CAI_IMPL cai_array_t *cai_impl_array_behind(const cai_view_t *view)
+{
+    return view->protocol == CAI_VIA_ARRAY ? cai_array_retain(CAI_IMPL_CAST(cai_array_t *, view->impl_managed)) : NULL;
+}
+
+CAI_API cai_array_t *cai_array_from_object(cai_state_t *state, PyObject *object, const cai_request_t *request,
+                                           cai_order_t order)
+{
+    cai_impl_keeper_t *keeper = cai_impl_keeper_new(state);
+    cai_array_t       *array = NULL;
+    if (keeper == NULL)
+        return NULL;
+    if (cai_view_acquire(state, object, request, order, &keeper->view) == 0) {
+        array = cai_impl_array_behind(&keeper->view);
+        if (array == NULL)
+            array = cai_impl_keeper_array(state, keeper);
+        if (array != NULL && array->release == cai_impl_own_release && cai_impl_own(array)->owner == keeper)
+            return array;
+    }
+    cai_impl_keeper_give_back(&keeper->item);
+    return array;
+}
+
+CAI_API cai_array_t *cai_array_wrap_object(cai_state_t *state, const cai_tensor_t *tensor, uint64_t flags,
+                                           PyObject *owner)
+{
+    cai_impl_kept_t *kept = cai_impl_kept_new(state->impl_queue, owner);
+    cai_error_t      error;
+    cai_array_t     *array;
+    if (kept == NULL)
+        return NULL;
+    array = cai_array_wrap(state->impl_pool, tensor, flags, kept, cai_impl_kept_delete, &error);
+    if (array != NULL)
+        return array;
+    cai_impl_kept_delete(kept);
+    (void)cai_raise(state, &error);
+    return NULL;
+}
+
+/* ----------------------------------------------------------------------------------------------------- arrays out -- */
+
+CAI_API PyObject *cai_array_to_object(cai_state_t *state, cai_array_t *array)
+{
+    PyObject *object = CAI_IMPL_CAST(PyObject *, array->object(array));
+    cai_impl_queue_check(state->impl_queue);
+    return object != NULL ? Py_NewRef(object) : cai_impl_array_object_new(state, array);
+}
+
+/* The namespace of the array API standard, or the package that an object's type comes from; NULL with an exception. */
+CAI_IMPL_COLD PyObject *cai_impl_library_of(cai_state_t *state, PyObject *like)
+{
+    PyObject *library, *module, *name, *type = CAI_IMPL_BITS(PyObject *, Py_TYPE(like));
+    int       found = cai_impl_get_attribute(like, cai_impl_name(state, CAI_IMPL_NAME_ARRAY_NAMESPACE), &library);
+    if (found < 0)
+        return NULL;
+    if (found > 0) {
+        module = PyObject_CallNoArgs(library);
+        Py_DECREF(library);
+        return module;
+    }
+    module = PyObject_GetAttr(type, cai_impl_name(state, CAI_IMPL_NAME_MODULE));
+    name = module == NULL ? NULL : PyObject_CallMethod(module, "partition", "s", ".");
+    library = name == NULL ? NULL : PyImport_GetModule(PyTuple_GetItem(name, 0));
+    Py_XDECREF(module);
+    Py_XDECREF(name);
+    if (library == NULL && PyErr_Occurred() == NULL)
+        PyErr_SetString(PyExc_AttributeError, "the module of its type is not imported");
+    return library;
+}
+
+/* No library to make an array of: what was raised, if anything, is the cause. */
+CAI_IMPL_COLD PyObject *cai_impl_like_refused(cai_state_t *state, PyObject *like)
+{
+    PyObject   *pending = cai_impl_take_exception();
+    cai_error_t error;
+    char        type[192];
+    cai_impl_type_words(state, like, type, sizeof(type));
+    cai_impl_set_exception(pending);
+    if (pending != NULL && cai_impl_exception_is_final())
+        return NULL;
+    (void)cai_error_set(&error, CAI_ERROR_INTERFACE_NOT_IMPLEMENTED,
+                        "expected an object of a library with from_dlpack, to make an array of that library; got %s", type);
+    (void)cai_raise(state, &error);
+    return NULL;
+}
+
+CAI_API PyObject *cai_array_to_object_like(cai_state_t *state, cai_array_t *array, PyObject *like)
+{
+    PyObject *object = cai_array_to_object(state, array), *library, *from_dlpack = NULL, *result = NULL;
+    if (object == NULL || Py_TYPE(object) == Py_TYPE(like))
+        return object;
+    library = cai_impl_library_of(state, like);
+    if (library != NULL)
+        from_dlpack = PyObject_GetAttr(library, cai_impl_name(state, CAI_IMPL_NAME_FROM_DLPACK));
+    if (from_dlpack == NULL)
+        (void)cai_impl_like_refused(state, like);
+    else
+        result = PyObject_CallFunctionObjArgs(from_dlpack, object, NULL);
+    Py_XDECREF(from_dlpack);
+    Py_XDECREF(library);
+    Py_DECREF(object);
+    return result;
 }
 
 #endif /* CAI_OBJECT_H */

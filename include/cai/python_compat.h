@@ -138,6 +138,28 @@ CAI_IMPL PyObject *cai_impl_call_object(PyObject *callable, PyObject *const *arg
 #endif
 }
 
+/* The kinds of PyMemberDef: in Python.h since 3.12. */
+#if CAI_IMPL_PYTHON >= 0x030C0000
+#define CAI_IMPL_T_PYSSIZET Py_T_PYSSIZET
+#define CAI_IMPL_READONLY   Py_READONLY
+#else
+#include <structmember.h>
+#define CAI_IMPL_T_PYSSIZET T_PYSSIZET
+#define CAI_IMPL_READONLY   READONLY
+#endif
+
+/* Whether the interpreter is going down, so that a thread that lets go of it may never get it back. Public since 3.13. */
+CAI_IMPL bool cai_impl_is_finalizing(void)
+{
+#if CAI_IMPL_PYTHON >= 0x030D0000
+    return Py_IsFinalizing() != 0;
+#elif defined(Py_LIMITED_API)
+    return Py_IsInitialized() == 0;
+#else
+    return _Py_IsFinalizing() != 0;
+#endif
+}
+
 /* Item `index` of an exact tuple, borrowed; in the limited API a call instead of a read. */
 CAI_IMPL PyObject *cai_impl_tuple_item(PyObject *tuple, Py_ssize_t index)
 {

@@ -354,4 +354,55 @@ CAI_IMPL void cai_impl_set_source(cai_view_t *view, cai_impl_source_t source, ca
     view->stream = producer;
 }
 
+/* ------------------------------------------------------------------------------------------------------- outward --- */
+
+/* A tuple of integers, each times `factor`: a new reference, or NULL with an exception. */
+CAI_IMPL PyObject *cai_impl_integers_as_tuple(const int64_t *values, int32_t n, int64_t factor)
+{
+    PyObject *tuple = PyTuple_New(n);
+    for (int32_t i = 0; tuple != NULL && i < n; i++) {
+        PyObject *number = PyLong_FromLongLong(values[i] * factor);
+        if (number == NULL || PyTuple_SetItem(tuple, i, number) < 0) /* which takes the number over, whatever comes */
+            Py_CLEAR(tuple);
+    }
+    return tuple;
+}
+
+/* The device whose streams 1 and 2 belong to an array; -1, the current one, for memory that has none. */
+CAI_IMPL int32_t cai_impl_array_device(const cai_array_t *array)
+{
+    const cai_device_t device = array->tensor.device;
+    return device.device_type == CAI_DEVICE_CUDA || device.device_type == CAI_DEVICE_CUDA_MANAGED ? device.device_id : -1;
+}
+
+/* Wait, without the GIL, for the work on an array that host code is about to see. 0, or -1 with an exception. */
+CAI_IMPL int cai_impl_array_wait(cai_state_t *state, const cai_array_t *array)
+{
+    const cai_impl_wait_t wait = cai_impl_wait_for(true, array->stream, cai_impl_array_device(array));
+    PyThreadState        *thread;
+    cai_error_t           error;
+    bool                  capturing = false;
+    cai_status_t          status = CAI_OK;
+    if (array->stream == NULL || array->tensor.data == NULL)
+        return 0;
+    status = cai_impl_stream_is_capturing_on(wait.stream, wait.device_id, &capturing, &error);
+    if (status == CAI_OK && capturing)
+        status = cai_error_set(&error, CAI_ERROR_STREAM_CAPTURE,
+                               "the array's stream %p captures a graph, so that the host cannot wait for its work",
+                               CAI_IMPL_CAST(void *, array->stream));
+    if (status == CAI_OK) {
+        thread = PyEval_SaveThread();
+        status = cai_impl_wait_perform(&wait, &error);
+        PyEval_RestoreThread(thread);
+    }
+    return status == CAI_OK ? 0 : cai_raise(state, &error);
+}
+
+/* Somebody whose streams nobody knows may use the array from now on. */
+CAI_IMPL void cai_impl_array_went_out(cai_array_t *array)
+{
+    if (array->tensor.device.device_type != CAI_DEVICE_CPU)
+        (void)array->used_on(array, NULL);
+}
+
 #endif /* CAI_READER_H */

@@ -58,7 +58,8 @@ enum {
     CAI_VIA_CUDA_ARRAY_INTERFACE = 1 << 2,   /**< any version */
     CAI_VIA_DLPACK = 1 << 3,                 /**< __dlpack__, or a capsule passed as the argument */
     CAI_VIA_CUDA_ARRAY_INTERFACE_3 = 1 << 4, /**< exactly version 3 */
-    CAI_VIA_ANY = 31
+    CAI_VIA_ARRAY = 1 << 5,                  /**< a cai_array_t: an Array of any extension, or its capsule */
+    CAI_VIA_ANY = 63
 };
 
 /** What is wanted of one argument. All zero is a valid request; the struct is only read. */

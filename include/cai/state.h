@@ -14,7 +14,7 @@
 #ifndef CAI_STATE_H
 #define CAI_STATE_H
 
-#include <cai/python_compat.h>
+#include <cai/return_queue.h>
 
 /* X(field, Python name): strings that are interned once per state. */
 #define CAI_IMPL_NAME_LIST(X)                                                                                          \
@@ -38,6 +38,15 @@
     X(TENSOR, "Tensor")                                                                                                \
     X(NUMPY_MA, "numpy.ma")                                                                                            \
     X(MASKED_ARRAY, "MaskedArray")                                                                                     \
+    X(CAPSULE, "_capsule")                                                                                             \
+    X(CUDA_STREAM, "__cuda_stream__")                                                                                  \
+    X(OLD_CUDA_STREAM, "cuda_stream")                                                                                  \
+    X(PTR, "ptr")                                                                                                      \
+    X(HANDLE, "handle")                                                                                                \
+    X(DL_DEVICE, "dl_device")                                                                                          \
+    X(COPY, "copy")                                                                                                    \
+    X(FROM_DLPACK, "from_dlpack")                                                                                      \
+    X(ARRAY_NAMESPACE, "__array_namespace__")                                                                          \
     X(MODULE, "__module__")                                                                                            \
     X(QUALNAME, "__qualname__")                                                                                        \
     X(CODE, "code")                                                                                                    \
@@ -61,7 +70,8 @@ typedef struct cai_impl_type {
 
 enum {
     CAI_IMPL_TYPE_TORCH = 1, /* torch.Tensor or a subclass, answered by torch's own table */
-    CAI_IMPL_TYPE_MASKED = 2 /* numpy.ma.MaskedArray or a subclass */
+    CAI_IMPL_TYPE_MASKED = 2, /* numpy.ma.MaskedArray or a subclass */
+    CAI_IMPL_TYPE_ARRAY = 4   /* has `_capsule`: an Array of this or another extension, or an author's type */
 };
 
 /* Slots of the cache, a power of two, and how many are filled at most: the rest keeps the search short. */
@@ -79,6 +89,12 @@ typedef struct cai_state {
     cai_impl_type_t impl_types[CAI_IMPL_TYPE_SLOTS];
     int32_t         impl_n_types;
     uint8_t         impl_types_lock;
+    cai_order_pool_t *impl_pool;
+    cai_impl_queue_t *impl_queue;
+    PyObject         *impl_module;      /* borrowed: the module has the state; NULL for a state without one */
+    PyObject         *impl_array_type;  /* made when the first array goes out */
+    PyObject         *impl_stream_type;
+    PyObject         *impl_table_keys;  /* list: where exchange tables find this state in the interpreter's dict */
 } cai_state_t;
 
 /** One class of a module's own that stands in for one of cai's; see cai_exceptions_t. */
@@ -103,6 +119,9 @@ CAI_API CAI_NODISCARD int cai_state_init(cai_state_t *state, PyObject *module);
 /** The state of a module whose m_size begins with a cai_state_t; NULL before Python has allocated it. */
 CAI_API cai_state_t *cai_module_state(PyObject *module);
 
+/** The state's order pool: borrowed, for cai_array_new and the like, which keep it as long as they need it. */
+CAI_API cai_order_pool_t *cai_state_pool(cai_state_t *state);
+
 /** For m_traverse, m_clear and m_free of a PyModuleDef. Harmless before cai_state_init and after a failed one. */
 CAI_API int  cai_state_traverse(PyObject *module, visitproc visit, void *argument);
 CAI_API int  cai_state_clear(PyObject *module);
@@ -124,6 +143,19 @@ CAI_API PyObject *cai_exception_type(cai_state_t *state, cai_status_t status);
  * `name`. An exception that is already set becomes the new one's cause. Returns -1.
  */
 CAI_API int cai_raise(cai_state_t *state, const cai_error_t *error);
+
+/**
+ * Define, in one translation unit, `cai_state_t *name(void)`: a state for where there is no module at hand (a type caster,
+ * ctypes, code below a facade). It is made at the first call in each interpreter, lives as long as that, and raises the
+ * builtin classes. NULL with an exception. Needs an attached thread state (the GIL).
+ */
+#define CAI_DEFINE_STATE(name)                                                                                         \
+    cai_state_t *name(void);                                                                                           \
+    cai_state_t *name(void)                                                                                            \
+    {                                                                                                                  \
+        static const char key = 0;                                                                                     \
+        return cai_impl_state_of_interpreter(&key);                                                                    \
+    }
 
 /* ---------------------------------------------------------------------------------------------------- bodies ---- */
 
@@ -152,10 +184,65 @@ CAI_IMPL_COLD int cai_impl_intern_names(cai_state_t *state)
     return 0;
 }
 
+CAI_API cai_order_pool_t *cai_state_pool(cai_state_t *state)
+{
+    return state->impl_pool;
+}
+
+CAI_IMPL_COLD PyObject *cai_impl_at_exit(PyObject *capsule, PyObject *ignored)
+{
+    (void)ignored;
+    cai_impl_queue_close(CAI_IMPL_CAST(cai_impl_queue_t *, PyCapsule_GetPointer(capsule, NULL)));
+    return Py_NewRef(Py_None);
+}
+
+CAI_IMPL_COLD void cai_impl_queue_capsule_end(PyObject *capsule)
+{
+    cai_impl_queue_release(CAI_IMPL_CAST(cai_impl_queue_t *, PyCapsule_GetPointer(capsule, NULL)));
+}
+
+/* Have the queue closed before the interpreter goes. */
+CAI_IMPL_COLD int cai_impl_queue_register(cai_impl_queue_t *queue)
+{
+    static const PyMethodDef definition = {"close_return_queue", cai_impl_at_exit, METH_NOARGS, NULL};
+    PyObject *capsule = PyCapsule_New(cai_impl_queue_retain(queue), NULL, cai_impl_queue_capsule_end);
+    PyObject *function, *atexit = NULL, *result = NULL;
+    if (capsule == NULL) {
+        cai_impl_queue_release(queue);
+        return -1;
+    }
+    /* Python reads the definition only. */
+    function = PyCFunction_New(CAI_IMPL_BITS(PyMethodDef *, CAI_IMPL_BITS(uintptr_t, &definition)), capsule);
+    Py_DECREF(capsule);
+    if (function != NULL)
+        atexit = PyImport_ImportModule("atexit");
+    if (atexit != NULL)
+        result = PyObject_CallMethod(atexit, "register", "O", function);
+    Py_XDECREF(atexit);
+    Py_XDECREF(function);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+/* What arrays need: the pool and the queue. */
+CAI_IMPL_COLD int cai_impl_state_init_arrays(cai_state_t *state)
+{
+    cai_error_t error;
+    state->impl_pool = cai_order_pool_new(&error);
+    if (state->impl_pool == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    state->impl_pool->hooks.detach = cai_impl_detach;
+    state->impl_pool->hooks.attach = cai_impl_attach;
+    state->impl_queue = cai_impl_queue_new();
+    return state->impl_queue == NULL ? -1 : cai_impl_queue_register(state->impl_queue);
+}
+
 CAI_API int cai_state_init(cai_state_t *state, PyObject *module)
 {
-    (void)module;
-    if (cai_impl_intern_names(state) < 0)
+    state->impl_module = module;
+    if (cai_impl_intern_names(state) < 0 || cai_impl_state_init_arrays(state) < 0)
         return -1;
     state->impl_max_version = Py_BuildValue("(ii)", CAI_DLPACK_MAJOR, CAI_DLPACK_MINOR);
     state->impl_keywords_stream_version =
@@ -173,6 +260,12 @@ CAI_API int cai_state_traverse(PyObject *module, visitproc visit, void *argument
     cai_state_t *state = cai_module_state(module);
     if (state == NULL)
         return 0;
+    for (int i = 0; i < 2; i++) {
+        PyObject *type = i == 0 ? state->impl_array_type : state->impl_stream_type;
+        const int result = type == NULL ? 0 : visit(type, argument);
+        if (result != 0)
+            return result;
+    }
     for (int i = 0; i < CAI_STATUS_COUNT; i++) {
         const int result = state->impl_exceptions[i] == NULL ? 0 : visit(state->impl_exceptions[i], argument);
         if (result != 0)
@@ -187,15 +280,14 @@ CAI_API int cai_state_traverse(PyObject *module, visitproc visit, void *argument
     return 0;
 }
 
-CAI_API int cai_state_clear(PyObject *module)
+CAI_IMPL void cai_impl_state_clear(cai_state_t *state)
 {
-    cai_state_t *state = cai_module_state(module);
-    if (state == NULL)
-        return 0;
     for (int i = 0; i < CAI_IMPL_NAME_COUNT; i++)
         Py_CLEAR(state->impl_names[i]);
     for (int i = 0; i < CAI_STATUS_COUNT; i++)
         Py_CLEAR(state->impl_exceptions[i]);
+    Py_CLEAR(state->impl_array_type);
+    Py_CLEAR(state->impl_stream_type);
     Py_CLEAR(state->impl_max_version);
     Py_CLEAR(state->impl_keywords_stream_version);
     Py_CLEAR(state->impl_keywords_stream);
@@ -203,12 +295,111 @@ CAI_API int cai_state_clear(PyObject *module)
     state->impl_n_types = 0;
     for (int i = 0; i < CAI_IMPL_TYPE_SLOTS; i++)
         Py_CLEAR(state->impl_types[i].type);
+}
+
+CAI_API int cai_state_clear(PyObject *module)
+{
+    cai_state_t *state = cai_module_state(module);
+    if (state != NULL)
+        cai_impl_state_clear(state);
     return 0;
+}
+
+/* Take the state out of the interpreter's dict, unless another one has taken its place there. */
+CAI_IMPL_COLD void cai_impl_state_unregister(cai_state_t *state)
+{
+    PyObject        *dict = PyInterpreterState_GetDict(PyInterpreterState_Get()); /* borrowed; NULL at the very end */
+    PyObject        *pending = cai_impl_take_exception();
+    const Py_ssize_t n = state->impl_table_keys == NULL || dict == NULL ? 0 : PyList_Size(state->impl_table_keys);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *key = PyList_GetItem(state->impl_table_keys, i), *capsule;
+        if (cai_impl_get_item(dict, key, &capsule) <= 0)
+            continue;
+        if (PyCapsule_GetPointer(capsule, NULL) == state)
+            (void)PyDict_DelItem(dict, key);
+        Py_DECREF(capsule);
+    }
+    Py_CLEAR(state->impl_table_keys);
+    cai_impl_set_exception(pending);
+}
+
+/* Everything that the state holds; `state` itself is the caller's. */
+CAI_IMPL void cai_impl_state_end(cai_state_t *state)
+{
+    cai_impl_state_clear(state);
+    cai_impl_state_unregister(state);
+    cai_order_pool_release(state->impl_pool);
+    cai_impl_queue_release(state->impl_queue);
+    state->impl_pool = NULL;
+    state->impl_queue = NULL;
 }
 
 CAI_API void cai_state_free(void *module)
 {
-    (void)cai_state_clear(CAI_IMPL_CAST(PyObject *, module));
+    cai_state_t *state = cai_module_state(CAI_IMPL_CAST(PyObject *, module));
+    if (state != NULL)
+        cai_impl_state_end(state);
+}
+
+/* -------------------------------------------------------------------------------------- the interpreter's dict --- */
+
+/* A key of that dict which belongs to an address, and so to one extension: a new reference. */
+CAI_IMPL_COLD PyObject *cai_impl_dict_key(const void *address)
+{
+    return PyUnicode_FromFormat("cai.state.%p", address);
+}
+
+/* The state that lies in the dict under an address; NULL without an exception if none does. */
+CAI_IMPL_COLD cai_state_t *cai_impl_dict_find(const void *address)
+{
+    PyObject *dict = PyInterpreterState_GetDict(PyInterpreterState_Get()); /* borrowed */
+    PyObject *key = cai_impl_dict_key(address), *capsule = NULL;
+    void     *state = NULL;
+    if (dict != NULL && key != NULL && cai_impl_get_item(dict, key, &capsule) > 0)
+        state = PyCapsule_GetPointer(capsule, NULL);
+    Py_XDECREF(key);
+    Py_XDECREF(capsule);
+    return CAI_IMPL_CAST(cai_state_t *, state);
+}
+
+/* Let a capsule with a state lie in the dict. 0, or -1 with an exception. */
+CAI_IMPL_COLD int cai_impl_dict_set(PyObject *key, PyObject *capsule)
+{
+    PyObject *dict = PyInterpreterState_GetDict(PyInterpreterState_Get());
+    if (dict != NULL)
+        return PyDict_SetItem(dict, key, capsule);
+    PyErr_SetString(PyExc_RuntimeError, "the interpreter has no dict");
+    return -1;
+}
+
+CAI_IMPL_COLD void cai_impl_state_capsule_end(PyObject *capsule)
+{
+    cai_state_t *state = CAI_IMPL_CAST(cai_state_t *, PyCapsule_GetPointer(capsule, NULL));
+    cai_impl_state_end(state);
+    free(state);
+}
+
+/* A new state that the interpreter's dict owns. */
+CAI_IMPL_COLD cai_state_t *cai_impl_state_new(const void *address)
+{
+    cai_state_t *state = CAI_IMPL_CAST(cai_state_t *, calloc(1, sizeof(cai_state_t)));
+    PyObject    *capsule = state == NULL ? PyErr_NoMemory() : PyCapsule_New(state, NULL, cai_impl_state_capsule_end), *key;
+    if (capsule == NULL) {
+        free(state);
+        return NULL;
+    }
+    key = cai_impl_dict_key(address);
+    if (key == NULL || cai_state_init(state, NULL) < 0 || cai_impl_dict_set(key, capsule) < 0)
+        state = NULL;
+    Py_XDECREF(key);
+    Py_DECREF(capsule); /* which frees the state where the dict has not got it */
+    return state;
+}
+
+CAI_IMPL cai_state_t *cai_impl_state_of_interpreter(const void *address)
+{
+    cai_state_t *state = cai_impl_dict_find(address);
+    return state != NULL || PyErr_Occurred() != NULL ? state : cai_impl_state_new(address);
 }
 
 /* ------------------------------------------------------------------------------------------------ exceptions ---- */

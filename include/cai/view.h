@@ -54,6 +54,7 @@ CAI_API const char *cai_protocol_name(uint32_t protocol)
     case CAI_VIA_CUDA_ARRAY_INTERFACE:
     case CAI_VIA_CUDA_ARRAY_INTERFACE_3: return "CUDA Array Interface";
     case CAI_VIA_DLPACK: return "DLPack";
+    case CAI_VIA_ARRAY: return "cai_array_v1";
     default: return "no protocol";
     }
 }
