@@ -22,7 +22,8 @@
 
 /** A flag of arrays, beside those of tensor.h and stream.h. */
 enum {
-    CAI_FREE_IN_ORDER = 32 /**< everybody who uses the array is known (stream, cai_array_used_on, the streams of exports),
+    CAI_FREE_IN_ORDER =
+        32 /**< everybody who uses the array is known (stream, cai_array_used_on, the streams of exports),
                                 so that it can be freed in stream order without looking for others */
 };
 
@@ -31,14 +32,14 @@ enum {
  * are called through cai_array_retain and so on.
  */
 typedef struct cai_array {
-    uint32_t abi, size;                                           /**< CAI_ARRAY_ABI; sizeof of the maker's struct */
-    void (*retain)(struct cai_array *self);                       /**< any thread */
-    void (*release)(struct cai_array *self);                      /**< any thread, never fails */
+    uint32_t abi, size;                      /**< CAI_ARRAY_ABI; sizeof of the maker's struct */
+    void (*retain)(struct cai_array *self);  /**< any thread */
+    void (*release)(struct cai_array *self); /**< any thread, never fails */
     cai_status_t (*used_on)(struct cai_array *self, cai_stream_t stream);
-    void *(*object)(struct cai_array *self);                      /**< the PyObject it came from (borrowed), or NULL */
-    cai_tensor_t tensor;                                          /**< byte_offset 0, strides never NULL */
-    cai_stream_t stream;                                          /**< where the array's work is; NULL: no work pending */
-    uint64_t     flags;                                           /**< CAI_READONLY, CAI_FREE_IN_ORDER … */
+    void *(*object)(struct cai_array *self); /**< the PyObject it came from (borrowed), or NULL */
+    cai_tensor_t tensor;                     /**< byte_offset 0, strides never NULL */
+    cai_stream_t stream;                     /**< where the array's work is; NULL: no work pending */
+    uint64_t     flags;                      /**< CAI_READONLY, CAI_FREE_IN_ORDER … */
 } cai_array_t;
 
 /**
@@ -100,12 +101,12 @@ typedef struct cai_impl_own_array {
     cai_impl_deferred_t deferred;
     int64_t             references;
     cai_order_pool_t   *pool;
-    cai_memory_t        memory; /* CAI_IMPL_MEMORY_WRAPPED: `owner` has it */
-    uint8_t             lock;   /* of stream, its owner and `foreign` */
+    cai_memory_t        memory;  /* CAI_IMPL_MEMORY_WRAPPED: `owner` has it */
+    uint8_t             lock;    /* of stream, its owner and `foreign` */
     bool                foreign; /* somebody may use the memory on a stream that nobody told, or whose handle is gone */
     bool                ordered_back; /* the stream is the owner's own: what is ordered there needs no wait */
     void               *base;         /* what is freed; NULL: nothing was allocated */
-    pthread_t           thread;  /* the maker's: CAI_STREAM_PER_THREAD is another stream on every other thread */
+    pthread_t           thread;       /* the maker's: CAI_STREAM_PER_THREAD is another stream on every other thread */
     void               *owner, *stream_owner;
     void (*deleter)(void *owner);
     void (*stream_deleter)(void *owner);
@@ -148,7 +149,8 @@ CAI_IMPL bool cai_impl_own_on_gpu(const cai_impl_own_array_t *own)
 CAI_IMPL int32_t cai_impl_own_device(const cai_impl_own_array_t *own)
 {
     const cai_device_t device = own->array.tensor.device;
-    return device.device_type == CAI_DEVICE_CUDA || device.device_type == CAI_DEVICE_CUDA_MANAGED ? device.device_id : -1;
+    return device.device_type == CAI_DEVICE_CUDA || device.device_type == CAI_DEVICE_CUDA_MANAGED ? device.device_id
+                                                                                                  : -1;
 }
 
 /* Whether the array's stream is the per-thread one of another thread, which cannot be named from here. */
@@ -161,10 +163,10 @@ CAI_IMPL bool cai_impl_own_elsewhere(const cai_impl_own_array_t *own)
 
 /* What has to be over before the memory can go. */
 typedef enum cai_impl_farewell {
-    CAI_IMPL_FAREWELL_AT_ONCE,   /* nothing, or what the freeing call orders by itself without blocking */
-    CAI_IMPL_FAREWELL_CALL,      /* the freeing call waits for the device by itself */
-    CAI_IMPL_FAREWELL_STREAM,    /* the work on the array's stream */
-    CAI_IMPL_FAREWELL_EVERYBODY  /* everything on the device: nobody knows who uses the memory */
+    CAI_IMPL_FAREWELL_AT_ONCE,  /* nothing, or what the freeing call orders by itself without blocking */
+    CAI_IMPL_FAREWELL_CALL,     /* the freeing call waits for the device by itself */
+    CAI_IMPL_FAREWELL_STREAM,   /* the work on the array's stream */
+    CAI_IMPL_FAREWELL_EVERYBODY /* everything on the device: nobody knows who uses the memory */
 } cai_impl_farewell_t;
 
 CAI_IMPL cai_impl_farewell_t cai_impl_own_farewell(const cai_impl_own_array_t *own)
@@ -248,8 +250,8 @@ CAI_IMPL bool cai_impl_own_is_capturing(const cai_impl_own_array_t *own)
 
 CAI_IMPL_COLD bool cai_impl_own_retry(cai_impl_deferred_t *deferred)
 {
-    cai_impl_own_array_t *own = CAI_IMPL_BITS(
-        cai_impl_own_array_t *, CAI_IMPL_BITS(char *, deferred) - offsetof(cai_impl_own_array_t, deferred));
+    cai_impl_own_array_t *own = CAI_IMPL_BITS(cai_impl_own_array_t *, CAI_IMPL_BITS(char *, deferred) -
+                                                                          offsetof(cai_impl_own_array_t, deferred));
     if (cai_impl_own_is_capturing(own))
         return false;
     cai_impl_own_destroy(own);
@@ -407,9 +409,10 @@ CAI_IMPL cai_status_t cai_impl_own_fill(cai_impl_own_array_t *own, size_t nbytes
     if (memory == CAI_MEMORY_DEVICE)
         status = cai_stream_is_capturing(own->array.stream, &capturing, error);
     if (status == CAI_OK && capturing)
-        return cai_error_set(error, CAI_ERROR_STREAM_CAPTURE,
-                             "stream %p captures a graph, which would own memory that is allocated on it: allocate before",
-                             CAI_IMPL_CAST(void *, own->array.stream));
+        return cai_error_set(
+            error, CAI_ERROR_STREAM_CAPTURE,
+            "stream %p captures a graph, which would own memory that is allocated on it: allocate before",
+            CAI_IMPL_CAST(void *, own->array.stream));
     if (status == CAI_OK)
         status = cai_impl_memory_allocate(&own->base, nbytes, memory, own->array.stream, error);
     own->array.tensor.data = own->base;
@@ -429,8 +432,8 @@ CAI_IMPL cai_status_t cai_impl_own_fill_on(cai_impl_own_array_t *own, size_t nby
         status = cai_device_guard_enter(&guard, device_id, error);
     if (status != CAI_OK)
         return status;
-    own->array.tensor.device = cai_impl_device(
-        type, type == CAI_DEVICE_CUDA || type == CAI_DEVICE_CUDA_MANAGED ? device_id : 0);
+    own->array.tensor.device =
+        cai_impl_device(type, type == CAI_DEVICE_CUDA || type == CAI_DEVICE_CUDA_MANAGED ? device_id : 0);
     status = cai_impl_own_fill(own, nbytes, memory, stream, error);
     left = cai_device_guard_leave(&guard, status == CAI_OK ? error : NULL);
     return status != CAI_OK ? status : left;
@@ -492,8 +495,8 @@ CAI_IMPL cai_status_t cai_impl_memory_copy(void *to, const void *from, size_t nb
 {
 #if !defined(CAI_NO_CUDA)
     if (stream != NULL)
-        return cai_cuda_status(CAI_CUDA(cudaMemcpyAsync)(to, from, nbytes, cudaMemcpyDefault, stream), "cudaMemcpyAsync",
-                               error);
+        return cai_cuda_status(CAI_CUDA(cudaMemcpyAsync)(to, from, nbytes, cudaMemcpyDefault, stream),
+                               "cudaMemcpyAsync", error);
 #endif
     (void)stream;
     (void)error;
@@ -508,7 +511,8 @@ CAI_IMPL_COLD cai_status_t cai_impl_own_copy_values(cai_impl_own_array_t *own, c
     int64_t      low, high;
     cai_status_t status;
     cai_tensor_bounds(from, &low, &high);
-    status = cai_impl_own_fill_on(own, CAI_IMPL_CAST(size_t, high - low), from->device.device_id, memory, stream, error);
+    status =
+        cai_impl_own_fill_on(own, CAI_IMPL_CAST(size_t, high - low), from->device.device_id, memory, stream, error);
     if (status != CAI_OK || high == low)
         return status;
     own->array.tensor.data = CAI_IMPL_CAST(char *, own->base) - low;

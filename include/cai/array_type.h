@@ -47,58 +47,61 @@ CAI_API cai_array_t *cai_array_from_capsule(cai_state_t *state, PyObject *capsul
 #define CAI_IMPL_SLOT(what) CAI_IMPL_BITS(void *, CAI_IMPL_BITS(uintptr_t, what))
 
 /** Define, in one C file, the functions that the three macros below list. `state_of` and `array_of` take the instance. */
-#define CAI_DEFINE_ARRAY_PROTOCOLS(prefix, state_of, array_of)                                                         \
-    static PyObject *prefix##_cai_get(PyObject *self, void *which)                                                     \
-    {                                                                                                                  \
-        cai_array_t *array = array_of(self);                                                                           \
-        return array == NULL ? NULL : cai_impl_array_get(state_of(self), array, self, which);                          \
-    }                                                                                                                  \
-    static PyObject *prefix##_cai_dlpack(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)   \
-    {                                                                                                                  \
-        cai_array_t *array = array_of(self);                                                                           \
-        return array == NULL ? NULL : cai_dlpack_export(state_of(self), array, args, nargs, kwnames);                  \
-    }                                                                                                                  \
-    static PyObject *prefix##_cai_dlpack_device(PyObject *self, PyObject *ignored)                                     \
-    {                                                                                                                  \
-        cai_array_t *array = array_of(self);                                                                           \
-        (void)ignored;                                                                                                 \
-        return array == NULL ? NULL : cai_dlpack_device_export(array);                                                 \
-    }                                                                                                                  \
-    static int prefix##_cai_get_buffer(PyObject *self, Py_buffer *buffer, int flags)                                   \
-    {                                                                                                                  \
-        cai_array_t *array = array_of(self);                                                                           \
-        buffer->obj = NULL;                                                                                            \
-        return array == NULL ? -1 : cai_buffer_export(state_of(self), array, self, buffer, flags);                     \
-    }                                                                                                                  \
-    static Py_ssize_t prefix##_cai_length(PyObject *self)                                                              \
-    {                                                                                                                  \
-        cai_array_t *array = array_of(self);                                                                           \
-        return array == NULL ? -1 : cai_impl_array_length(array);                                                      \
-    }                                                                                                                  \
-    static PyObject *prefix##_cai_repr(PyObject *self)                                                                 \
-    {                                                                                                                  \
-        cai_array_t *array = array_of(self);                                                                           \
-        return array == NULL ? NULL : cai_impl_array_repr(self, array);                                                \
-    }                                                                                                                  \
-    static int prefix##_cai_exchange_give(void *self, cai_dlpack_managed_versioned_t **out)                            \
-    {                                                                                                                  \
-        PyObject    *object = CAI_IMPL_CAST(PyObject *, self);                                                         \
-        cai_array_t *array = array_of(object);                                                                         \
-        return array == NULL ? -1 : cai_impl_exchange_give(state_of(object), array, out);                              \
-    }                                                                                                                  \
-    static int prefix##_cai_exchange_lend(void *self, cai_tensor_t *out)                                               \
-    {                                                                                                                  \
-        PyObject    *object = CAI_IMPL_CAST(PyObject *, self);                                                         \
-        cai_array_t *array = array_of(object);                                                                         \
-        return array == NULL ? -1 : cai_impl_exchange_lend(state_of(object), array, out);                              \
-    }                                                                                                                  \
-    static int prefix##_cai_exchange_take(cai_dlpack_managed_versioned_t *managed, void **out);                        \
-    static const cai_dlpack_exchange_t prefix##_cai_exchange = {                                                       \
-        {{CAI_DLPACK_MAJOR, CAI_DLPACK_MINOR}, NULL}, cai_impl_exchange_allocate, prefix##_cai_exchange_give,          \
-        prefix##_cai_exchange_take, prefix##_cai_exchange_lend, cai_impl_exchange_legacy};                             \
-    static int prefix##_cai_exchange_take(cai_dlpack_managed_versioned_t *managed, void **out)                         \
-    {                                                                                                                  \
-        return cai_impl_exchange_make(&prefix##_cai_exchange, managed, out);                                           \
+#define CAI_DEFINE_ARRAY_PROTOCOLS(prefix, state_of, array_of)                                                          \
+    static PyObject *prefix##_cai_get(PyObject *self, void *which)                                                      \
+    {                                                                                                                   \
+        cai_array_t *array = array_of(self);                                                                            \
+        return array == NULL ? NULL : cai_impl_array_get(state_of(self), array, self, which);                           \
+    }                                                                                                                   \
+    static PyObject *prefix##_cai_dlpack(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)    \
+    {                                                                                                                   \
+        cai_array_t *array = array_of(self);                                                                            \
+        return array == NULL ? NULL : cai_dlpack_export(state_of(self), array, args, nargs, kwnames);                   \
+    }                                                                                                                   \
+    static PyObject *prefix##_cai_dlpack_device(PyObject *self, PyObject *ignored)                                      \
+    {                                                                                                                   \
+        cai_array_t *array = array_of(self);                                                                            \
+        (void)ignored;                                                                                                  \
+        return array == NULL ? NULL : cai_dlpack_device_export(array);                                                  \
+    }                                                                                                                   \
+    static int prefix##_cai_get_buffer(PyObject *self, Py_buffer *buffer, int flags)                                    \
+    {                                                                                                                   \
+        cai_array_t *array = array_of(self);                                                                            \
+        buffer->obj = NULL;                                                                                             \
+        return array == NULL ? -1 : cai_buffer_export(state_of(self), array, self, buffer, flags);                      \
+    }                                                                                                                   \
+    static Py_ssize_t prefix##_cai_length(PyObject *self)                                                               \
+    {                                                                                                                   \
+        cai_array_t *array = array_of(self);                                                                            \
+        return array == NULL ? -1 : cai_impl_array_length(array);                                                       \
+    }                                                                                                                   \
+    static PyObject *prefix##_cai_repr(PyObject *self)                                                                  \
+    {                                                                                                                   \
+        cai_array_t *array = array_of(self);                                                                            \
+        return array == NULL ? NULL : cai_impl_array_repr(self, array);                                                 \
+    }                                                                                                                   \
+    static int prefix##_cai_exchange_give(void *self, cai_dlpack_managed_versioned_t **out)                             \
+    {                                                                                                                   \
+        PyObject    *object = CAI_IMPL_CAST(PyObject *, self);                                                          \
+        cai_array_t *array = array_of(object);                                                                          \
+        return array == NULL ? -1 : cai_impl_exchange_give(state_of(object), array, out);                               \
+    }                                                                                                                   \
+    static int prefix##_cai_exchange_lend(void *self, cai_tensor_t *out)                                                \
+    {                                                                                                                   \
+        PyObject    *object = CAI_IMPL_CAST(PyObject *, self);                                                          \
+        cai_array_t *array = array_of(object);                                                                          \
+        return array == NULL ? -1 : cai_impl_exchange_lend(state_of(object), array, out);                               \
+    }                                                                                                                   \
+    static int                         prefix##_cai_exchange_take(cai_dlpack_managed_versioned_t *managed, void **out); \
+    static const cai_dlpack_exchange_t prefix##_cai_exchange = {{{CAI_DLPACK_MAJOR, CAI_DLPACK_MINOR}, NULL},           \
+                                                                cai_impl_exchange_allocate,                             \
+                                                                prefix##_cai_exchange_give,                             \
+                                                                prefix##_cai_exchange_take,                             \
+                                                                prefix##_cai_exchange_lend,                             \
+                                                                cai_impl_exchange_legacy};                              \
+    static int                         prefix##_cai_exchange_take(cai_dlpack_managed_versioned_t *managed, void **out)  \
+    {                                                                                                                   \
+        return cai_impl_exchange_make(&prefix##_cai_exchange, managed, out);                                            \
     }
 
 /** Entries of a PyMethodDef table. */
@@ -106,10 +109,9 @@ CAI_API cai_array_t *cai_array_from_capsule(cai_state_t *state, PyObject *capsul
     {"__dlpack__", CAI_IMPL_BITS(PyCFunction, CAI_IMPL_BITS(void (*)(void), prefix##_cai_dlpack)),                     \
      METH_FASTCALL | METH_KEYWORDS,                                                                                    \
      "__dlpack__(*, stream=None, max_version=None, dl_device=None, copy=None)\n\nA DLPack capsule of the array."},     \
-        {"__dlpack_device__", prefix##_cai_dlpack_device, METH_NOARGS, "(device type, device number), as DLPack has them"}, \
-    {                                                                                                                  \
-        "__reduce_ex__", cai_impl_array_reduce, METH_O, "Refused: an array is memory, not values."                     \
-    }
+        {"__dlpack_device__", prefix##_cai_dlpack_device, METH_NOARGS,                                                 \
+         "(device type, device number), as DLPack has them"},                                                          \
+        {"__reduce_ex__", cai_impl_array_reduce, METH_O, "Refused: an array is memory, not values."}
 
 /** Entries of a PyGetSetDef table. */
 #define CAI_ARRAY_GETSET(prefix)                                                                                       \
@@ -125,16 +127,16 @@ CAI_API cai_array_t *cai_array_from_capsule(cai_state_t *state, PyObject *capsul
         CAI_IMPL_GETTER(prefix, "readonly", CAI_IMPL_GET_READONLY, "whether the array must not be written"),           \
         CAI_IMPL_GETTER(prefix, "ptr", CAI_IMPL_GET_PTR, "address of the first element, 0 without elements"),          \
         CAI_IMPL_GETTER(prefix, "__cuda_array_interface__", CAI_IMPL_GET_CUDA_ARRAY_INTERFACE, "version 3"),           \
-        CAI_IMPL_GETTER(prefix, "__array_interface__", CAI_IMPL_GET_ARRAY_INTERFACE, "for memory that the host reaches"), \
+        CAI_IMPL_GETTER(prefix, "__array_interface__", CAI_IMPL_GET_ARRAY_INTERFACE,                                   \
+                        "for memory that the host reaches"),                                                           \
         CAI_IMPL_GETTER(prefix, "_capsule", CAI_IMPL_GET_CAPSULE, "for other extensions that use cai")
 
 /** Entries of a PyType_Slot table: the buffer protocol, len() and repr(). */
 #define CAI_ARRAY_SLOTS(prefix)                                                                                        \
-    {Py_bf_getbuffer, CAI_IMPL_SLOT(prefix##_cai_get_buffer)},                                                 \
-        {Py_bf_releasebuffer, CAI_IMPL_SLOT(cai_buffer_release)},                                              \
-        {Py_mp_length, CAI_IMPL_SLOT(prefix##_cai_length)},                                                    \
+    {Py_bf_getbuffer, CAI_IMPL_SLOT(prefix##_cai_get_buffer)},                                                         \
+        {Py_bf_releasebuffer, CAI_IMPL_SLOT(cai_buffer_release)}, {Py_mp_length, CAI_IMPL_SLOT(prefix##_cai_length)},  \
     {                                                                                                                  \
-        Py_tp_repr, CAI_IMPL_SLOT(prefix##_cai_repr)                                                           \
+        Py_tp_repr, CAI_IMPL_SLOT(prefix##_cai_repr)                                                                   \
     }
 
 /** Put `__dlpack_c_exchange_api__` onto a type that was made. 0, or -1 with an exception. */
@@ -161,12 +163,10 @@ enum {
 };
 
 #define CAI_IMPL_GETTER(prefix, name, which, doc)                                                                      \
-    {                                                                                                                  \
-        name, prefix##_cai_get, NULL, doc, CAI_IMPL_BITS(void *, CAI_IMPL_CAST(uintptr_t, which))                      \
-    }
+    {name, prefix##_cai_get, NULL, doc, CAI_IMPL_BITS(void *, CAI_IMPL_CAST(uintptr_t, which))}
 
-CAI_IMPL int         cai_impl_exchange_make(const cai_dlpack_exchange_t *table, cai_dlpack_managed_versioned_t *managed,
-                                            void **out);
+CAI_IMPL int cai_impl_exchange_make(const cai_dlpack_exchange_t *table, cai_dlpack_managed_versioned_t *managed,
+                                    void **out);
 CAI_IMPL_COLD PyObject *cai_impl_array_object_new(cai_state_t *state, cai_array_t *array);
 
 /* ------------------------------------------------------------------------------------------------- attributes ---- */
@@ -234,10 +234,10 @@ CAI_IMPL Py_ssize_t cai_impl_array_length(const cai_array_t *array)
 CAI_IMPL PyObject *cai_impl_array_repr(PyObject *self, const cai_array_t *array)
 {
     const cai_tensor_t *tensor = &array->tensor;
-    PyObject *name = PyObject_GetAttrString(CAI_IMPL_BITS(PyObject *, Py_TYPE(self)), "__name__"), *text = NULL;
-    PyObject *shape = cai_impl_integers_as_tuple(tensor->shape, tensor->ndim, 1);
-    PyObject *strides = cai_impl_integers_as_tuple(tensor->strides, tensor->ndim, cai_dtype_itemsize(tensor->dtype));
-    PyObject *dtype = cai_impl_array_dtype_name(array), *device = cai_impl_array_device_name(array);
+    PyObject   *name = PyObject_GetAttrString(CAI_IMPL_BITS(PyObject *, Py_TYPE(self)), "__name__"), *text = NULL;
+    PyObject   *shape = cai_impl_integers_as_tuple(tensor->shape, tensor->ndim, 1);
+    PyObject   *strides = cai_impl_integers_as_tuple(tensor->strides, tensor->ndim, cai_dtype_itemsize(tensor->dtype));
+    PyObject   *dtype = cai_impl_array_dtype_name(array), *device = cai_impl_array_device_name(array);
     const char *readonly = (array->flags & CAI_READONLY) != 0 ? ", readonly" : "";
     if (name != NULL && shape != NULL && strides != NULL && dtype != NULL && device != NULL) {
         if (cai_tensor_is_c_contiguous(tensor))
@@ -258,10 +258,11 @@ CAI_IMPL PyObject *cai_impl_array_repr(PyObject *self, const cai_array_t *array)
 CAI_IMPL PyObject *cai_impl_array_reduce(PyObject *self, PyObject *ignored)
 {
     (void)ignored;
-    PyErr_Format(PyExc_TypeError,
-                 "'%s' objects can be neither pickled nor copied: they are memory, maybe of a GPU, and have an owner; make an "
-                 "array of a library (numpy.from_dlpack, cupy.from_dlpack, torch.from_dlpack) and copy that",
-                 "Array");
+    PyErr_Format(
+        PyExc_TypeError,
+        "'%s' objects can be neither pickled nor copied: they are memory, maybe of a GPU, and have an owner; make an "
+        "array of a library (numpy.from_dlpack, cupy.from_dlpack, torch.from_dlpack) and copy that",
+        "Array");
     (void)self;
     return NULL;
 }
@@ -400,9 +401,11 @@ CAI_IMPL_COLD PyObject *cai_impl_type_new(cai_state_t *state, const char *name, 
     spec.name = name;
     spec.basicsize = CAI_IMPL_CAST(int, size);
     spec.itemsize = 0;
-    spec.flags = CAI_IMPL_CAST(unsigned int, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION);
+    spec.flags =
+        CAI_IMPL_CAST(unsigned int, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION);
     spec.slots = slots;
-    type = state->impl_module == NULL ? PyType_FromSpec(&spec) : PyType_FromModuleAndSpec(state->impl_module, &spec, NULL);
+    type = state->impl_module == NULL ? PyType_FromSpec(&spec)
+                                      : PyType_FromModuleAndSpec(state->impl_module, &spec, NULL);
     if (type == NULL || state->impl_module == NULL)
         return type;
     module_name = PyModule_GetNameObject(state->impl_module);
@@ -418,21 +421,21 @@ CAI_API PyObject *cai_stream_type(cai_state_t *state)
         {"__cuda_stream__", cai_impl_stream_protocol, METH_NOARGS, "(0, handle): the CUDA stream protocol, version 0"},
         {NULL, NULL, 0, NULL}};
     static const PyGetSetDef getset[] = {
-        {"handle", cai_impl_stream_handle, NULL, "the stream as a number, never 0", NULL}, {NULL, NULL, NULL, NULL, NULL}};
+        {"handle", cai_impl_stream_handle, NULL, "the stream as a number, never 0", NULL},
+        {NULL, NULL, NULL, NULL, NULL}};
     static const char doc[] = "A CUDA stream, and whatever keeps it alive.";
-    PyType_Slot slots[] = {
-        {Py_tp_doc, CAI_IMPL_SLOT(doc)},
-        {Py_tp_methods, CAI_IMPL_SLOT(methods)}, /* Python reads these tables only */
-        {Py_tp_getset, CAI_IMPL_SLOT(getset)},
-        {Py_tp_traverse, CAI_IMPL_SLOT(cai_impl_stream_traverse)},
-        {Py_tp_clear, CAI_IMPL_SLOT(cai_impl_stream_clear)},
-        {Py_tp_dealloc, CAI_IMPL_SLOT(cai_impl_stream_dealloc)},
-        {Py_tp_repr, CAI_IMPL_SLOT(cai_impl_stream_repr)},
-        {Py_tp_hash, CAI_IMPL_SLOT(cai_impl_stream_hash)},
-        {Py_tp_richcompare, CAI_IMPL_SLOT(cai_impl_stream_compare)},
-        {Py_nb_int, CAI_IMPL_SLOT(cai_impl_stream_int)},
-        {Py_nb_index, CAI_IMPL_SLOT(cai_impl_stream_int)},
-        {0, NULL}};
+    PyType_Slot       slots[] = {{Py_tp_doc, CAI_IMPL_SLOT(doc)},
+                                 {Py_tp_methods, CAI_IMPL_SLOT(methods)}, /* Python reads these tables only */
+                                 {Py_tp_getset, CAI_IMPL_SLOT(getset)},
+                                 {Py_tp_traverse, CAI_IMPL_SLOT(cai_impl_stream_traverse)},
+                                 {Py_tp_clear, CAI_IMPL_SLOT(cai_impl_stream_clear)},
+                                 {Py_tp_dealloc, CAI_IMPL_SLOT(cai_impl_stream_dealloc)},
+                                 {Py_tp_repr, CAI_IMPL_SLOT(cai_impl_stream_repr)},
+                                 {Py_tp_hash, CAI_IMPL_SLOT(cai_impl_stream_hash)},
+                                 {Py_tp_richcompare, CAI_IMPL_SLOT(cai_impl_stream_compare)},
+                                 {Py_nb_int, CAI_IMPL_SLOT(cai_impl_stream_int)},
+                                 {Py_nb_index, CAI_IMPL_SLOT(cai_impl_stream_int)},
+                                 {0, NULL}};
     if (state->impl_stream_type == NULL)
         state->impl_stream_type = cai_impl_type_new(state, "cai.Stream", sizeof(cai_impl_stream_object_t), slots);
     return state->impl_stream_type;
@@ -544,22 +547,21 @@ CAI_API PyObject *cai_array_type(cai_state_t *state)
 {
     static const PyMethodDef methods[] = {CAI_ARRAY_METHODS(cai_impl_array), {NULL, NULL, 0, NULL}};
     static const PyGetSetDef getset[] = {CAI_ARRAY_GETSET(cai_impl_array), {NULL, NULL, NULL, NULL, NULL}};
-    static const PyMemberDef members[] = {
-        {"__weaklistoffset__", CAI_IMPL_T_PYSSIZET, offsetof(cai_impl_array_object_t, weak_references), CAI_IMPL_READONLY, NULL},
-        {NULL, 0, 0, 0, NULL}};
-    static const char doc[] = "An array in the memory of a GPU or of the host, for every library: by "
-                              "__cuda_array_interface__, DLPack, the buffer protocol.";
-    PyType_Slot slots[] = {
-        CAI_ARRAY_SLOTS(cai_impl_array),
-        {Py_tp_doc, CAI_IMPL_SLOT(doc)},
-        {Py_tp_methods, CAI_IMPL_SLOT(methods)}, /* Python reads these tables only */
-        {Py_tp_getset, CAI_IMPL_SLOT(getset)},
-        {Py_tp_members, CAI_IMPL_SLOT(members)},
-        {Py_tp_traverse, CAI_IMPL_SLOT(cai_impl_array_traverse)},
-        {Py_tp_clear, CAI_IMPL_SLOT(cai_impl_array_clear)},
-        {Py_tp_dealloc, CAI_IMPL_SLOT(cai_impl_array_dealloc)},
-        {0, NULL}};
-    PyObject *type;
+    static const PyMemberDef members[] = {{"__weaklistoffset__", CAI_IMPL_T_PYSSIZET,
+                                           offsetof(cai_impl_array_object_t, weak_references), CAI_IMPL_READONLY, NULL},
+                                          {NULL, 0, 0, 0, NULL}};
+    static const char        doc[] = "An array in the memory of a GPU or of the host, for every library: by "
+                                     "__cuda_array_interface__, DLPack, the buffer protocol.";
+    PyType_Slot              slots[] = {CAI_ARRAY_SLOTS(cai_impl_array),
+                                        {Py_tp_doc, CAI_IMPL_SLOT(doc)},
+                                        {Py_tp_methods, CAI_IMPL_SLOT(methods)}, /* Python reads these tables only */
+                                        {Py_tp_getset, CAI_IMPL_SLOT(getset)},
+                                        {Py_tp_members, CAI_IMPL_SLOT(members)},
+                                        {Py_tp_traverse, CAI_IMPL_SLOT(cai_impl_array_traverse)},
+                                        {Py_tp_clear, CAI_IMPL_SLOT(cai_impl_array_clear)},
+                                        {Py_tp_dealloc, CAI_IMPL_SLOT(cai_impl_array_dealloc)},
+                                        {0, NULL}};
+    PyObject                *type;
     if (state->impl_array_type != NULL)
         return state->impl_array_type;
     type = cai_impl_type_new(state, "cai.Array", sizeof(cai_impl_array_object_t), slots);
@@ -587,7 +589,8 @@ CAI_IMPL_COLD PyObject *cai_impl_array_object_new(cai_state_t *state, cai_array_
 }
 
 /* managed_tensor_to_py_object_no_sync: the tensor is consumed only where this succeeds. */
-CAI_IMPL int cai_impl_exchange_make(const cai_dlpack_exchange_t *table, cai_dlpack_managed_versioned_t *managed, void **out)
+CAI_IMPL int cai_impl_exchange_make(const cai_dlpack_exchange_t *table, cai_dlpack_managed_versioned_t *managed,
+                                    void **out)
 {
     cai_state_t *state = cai_impl_table_state(table);
     cai_array_t *array = state == NULL ? NULL : cai_impl_exchange_take(state, managed);

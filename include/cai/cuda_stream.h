@@ -29,8 +29,9 @@ CAI_IMPL_COLD int cai_impl_stream_refuse(cai_state_t *state, PyObject *object, c
     char        type[192];
     cai_impl_type_words(state, object, type, sizeof(type));
     cai_impl_set_exception(pending);
-    (void)cai_error_set(&error, status, "expected a CUDA stream (None, an integer, an object with __cuda_stream__); got %s%s",
-                        type, what);
+    (void)cai_error_set(&error, status,
+                        "expected a CUDA stream (None, an integer, an object with __cuda_stream__); got %s%s", type,
+                        what);
     return cai_raise(state, &error);
 }
 
@@ -42,7 +43,8 @@ CAI_IMPL int cai_impl_stream_read_handle(cai_state_t *state, PyObject *object, P
     bool      read = number != NULL && cai_impl_read_uint64(number, &handle);
     Py_XDECREF(number);
     if (!read)
-        return cai_impl_stream_refuse(state, object, CAI_ERROR_INVALID_STREAM, ", whose handle is no integer of 64 bits");
+        return cai_impl_stream_refuse(state, object, CAI_ERROR_INVALID_STREAM,
+                                      ", whose handle is no integer of 64 bits");
     *stream = cai_stream_from_handle(handle);
     return 0;
 }

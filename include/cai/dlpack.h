@@ -379,11 +379,11 @@ CAI_IMPL cai_impl_result_t cai_impl_dlpack_read(const cai_impl_reader_t *reader,
 
 /* What a consumer asks for. */
 typedef struct cai_impl_dlpack_wish {
-    cai_device_t device;    /* where the data is to be */
+    cai_device_t device; /* where the data is to be */
     bool         versioned;
-    bool         ordered;   /* false: by -1, which asks for no order */
-    cai_stream_t stream;    /* of the consumer */
-    int          copy;      /* 1 always, 0 never, -1 if it is needed */
+    bool         ordered; /* false: by -1, which asks for no order */
+    cai_stream_t stream;  /* of the consumer */
+    int          copy;    /* 1 always, 0 never, -1 if it is needed */
 } cai_impl_dlpack_wish_t;
 
 /* The arguments as they came: borrowed, NULL where None or nothing was passed. */
@@ -480,8 +480,10 @@ CAI_IMPL int cai_impl_dlpack_wish_device(cai_state_t *state, const cai_array_t *
     wish->device = cai_impl_device(CAI_DEVICE_CPU, 0);
     if (type == CAI_DEVICE_CPU && id == 0)
         return 0;
-    PyErr_Format(PyExc_BufferError, "__dlpack__(): the array is on device (%d, %d) and can be exported there or to the host, "
-                 "(1, 0); dl_device is %R", own.device_type, own.device_id, pair);
+    PyErr_Format(PyExc_BufferError,
+                 "__dlpack__(): the array is on device (%d, %d) and can be exported there or to the host, "
+                 "(1, 0); dl_device is %R",
+                 own.device_type, own.device_id, pair);
     (void)state;
     return -1;
 }
@@ -501,8 +503,9 @@ CAI_IMPL int cai_impl_dlpack_wish_stream(cai_state_t *state, PyObject *number, c
     wish->ordered = handle != -1;
     if (wish->ordered && (handle <= 0 || wish->device.device_type == CAI_DEVICE_CPU)) {
         (void)cai_impl_dlpack_deny(state, CAI_ERROR_INVALID_STREAM,
-                                   handle <= 0 ? "__dlpack__(): stream must be None, -1, 1, 2 or a handle; 0 is ambiguous"
-                                               : "__dlpack__(): stream must be None for an array in host memory");
+                                   handle <= 0
+                                       ? "__dlpack__(): stream must be None, -1, 1, 2 or a handle; 0 is ambiguous"
+                                       : "__dlpack__(): stream must be None for an array in host memory");
         return -1;
     }
     if (wish->ordered)
@@ -531,7 +534,8 @@ CAI_IMPL int cai_impl_dlpack_order(cai_state_t *state, const cai_array_t *array,
 {
     cai_error_t error;
     if (!wish->ordered || array->stream == NULL || array->tensor.data == NULL ||
-        cai_order_streams(state->impl_pool, array->stream, wish->stream, cai_impl_array_device(array), &error) == CAI_OK)
+        cai_order_streams(state->impl_pool, array->stream, wish->stream, cai_impl_array_device(array), &error) ==
+            CAI_OK)
         return 0;
     return cai_raise(state, &error);
 }
@@ -619,7 +623,8 @@ CAI_IMPL PyObject *cai_impl_dlpack_capsule(cai_array_t *array, cai_device_t devi
     PyObject *capsule;
     if (managed == NULL)
         return PyErr_NoMemory();
-    capsule = PyCapsule_New(managed, versioned ? CAI_DLPACK_CAPSULE_VERSIONED : CAI_DLPACK_CAPSULE, cai_impl_capsule_end);
+    capsule =
+        PyCapsule_New(managed, versioned ? CAI_DLPACK_CAPSULE_VERSIONED : CAI_DLPACK_CAPSULE, cai_impl_capsule_end);
     if (capsule != NULL)
         return capsule;
     if (versioned)
@@ -636,13 +641,15 @@ CAI_IMPL bool cai_impl_dlpack_needs_copy(const cai_array_t *array, const cai_imp
                                array->tensor.device.device_type == CAI_DEVICE_CUDA && array->tensor.data != NULL);
 }
 
-CAI_IMPL PyObject *cai_impl_dlpack_export_copy(cai_state_t *state, cai_array_t *array, const cai_impl_dlpack_wish_t *wish)
+CAI_IMPL PyObject *cai_impl_dlpack_export_copy(cai_state_t *state, cai_array_t *array,
+                                               const cai_impl_dlpack_wish_t *wish)
 {
     PyObject    *capsule;
     cai_array_t *copy;
     if (wish->copy == 0) {
-        PyErr_SetString(PyExc_BufferError, "__dlpack__(): copy=False, and the array is in the memory of a CUDA device, which "
-                                           "the host reaches by a copy only");
+        PyErr_SetString(PyExc_BufferError,
+                        "__dlpack__(): copy=False, and the array is in the memory of a CUDA device, which "
+                        "the host reaches by a copy only");
         return NULL;
     }
     if ((wish->device.device_type == CAI_DEVICE_CPU ? cai_impl_array_wait(state, array)
@@ -670,9 +677,10 @@ CAI_API PyObject *cai_dlpack_export(cai_state_t *state, cai_array_t *array, PyOb
     if (cai_impl_dlpack_needs_copy(array, &wish))
         return cai_impl_dlpack_export_copy(state, array, &wish);
     if (!wish.versioned && (array->flags & CAI_READONLY) != 0)
-        return cai_impl_dlpack_deny(state, CAI_ERROR_READ_ONLY_ACCESS,
-                                    "__dlpack__(): a read-only array needs max_version=(1, 0) or newer: a legacy capsule "
-                                    "does not say that it must not be written");
+        return cai_impl_dlpack_deny(
+            state, CAI_ERROR_READ_ONLY_ACCESS,
+            "__dlpack__(): a read-only array needs max_version=(1, 0) or newer: a legacy capsule "
+            "does not say that it must not be written");
     if ((wish.device.device_type == CAI_DEVICE_CPU ? cai_impl_array_wait(state, array)
                                                    : cai_impl_dlpack_order(state, array, &wish)) < 0)
         return NULL;

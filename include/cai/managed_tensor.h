@@ -65,7 +65,8 @@ CAI_IMPL void cai_impl_managed_delete_legacy(cai_dlpack_managed_t *self)
 
 /* The array's tensor, with shape and strides of its own in `extents`, lying on `device` as DLPack numbers it: pinned and
  * managed memory have no number. */
-CAI_IMPL void cai_impl_managed_fill(cai_tensor_t *tensor, const cai_array_t *array, cai_device_t device, int64_t *extents)
+CAI_IMPL void cai_impl_managed_fill(cai_tensor_t *tensor, const cai_array_t *array, cai_device_t device,
+                                    int64_t *extents)
 {
     const size_t bytes = CAI_IMPL_CAST(size_t, array->tensor.ndim) * sizeof(int64_t);
     *tensor = array->tensor;
@@ -87,8 +88,9 @@ CAI_IMPL size_t cai_impl_managed_extents(const cai_array_t *array)
 CAI_IMPL cai_dlpack_managed_versioned_t *cai_impl_managed_new_versioned(cai_array_t *array, cai_device_t device,
                                                                         uint32_t minor)
 {
-    cai_dlpack_managed_versioned_t *managed = CAI_IMPL_CAST(
-        cai_dlpack_managed_versioned_t *, malloc(sizeof(cai_dlpack_managed_versioned_t) + cai_impl_managed_extents(array)));
+    cai_dlpack_managed_versioned_t *managed =
+        CAI_IMPL_CAST(cai_dlpack_managed_versioned_t *,
+                      malloc(sizeof(cai_dlpack_managed_versioned_t) + cai_impl_managed_extents(array)));
     if (managed == NULL)
         return NULL;
     managed->version.major = CAI_DLPACK_MAJOR;
@@ -102,8 +104,8 @@ CAI_IMPL cai_dlpack_managed_versioned_t *cai_impl_managed_new_versioned(cai_arra
 
 CAI_IMPL cai_dlpack_managed_t *cai_impl_managed_new_legacy(cai_array_t *array, cai_device_t device)
 {
-    cai_dlpack_managed_t *managed = CAI_IMPL_CAST(
-        cai_dlpack_managed_t *, malloc(sizeof(cai_dlpack_managed_t) + cai_impl_managed_extents(array)));
+    cai_dlpack_managed_t *managed =
+        CAI_IMPL_CAST(cai_dlpack_managed_t *, malloc(sizeof(cai_dlpack_managed_t) + cai_impl_managed_extents(array)));
     if (managed == NULL)
         return NULL;
     managed->manager_ctx = cai_array_retain(array);

@@ -106,8 +106,8 @@ CAI_API PyObject *cai_view_descr(const cai_view_t *view)
 CAI_IMPL_COLD int cai_impl_type_has_capsule(const cai_state_t *state, PyTypeObject *type, uint32_t *facts)
 {
     PyObject *attribute;
-    const int found = cai_impl_get_attribute(CAI_IMPL_BITS(PyObject *, type), cai_impl_name(state, CAI_IMPL_NAME_CAPSULE),
-                                             &attribute);
+    const int found = cai_impl_get_attribute(CAI_IMPL_BITS(PyObject *, type),
+                                             cai_impl_name(state, CAI_IMPL_NAME_CAPSULE), &attribute);
     if (found > 0)
         *facts |= CAI_IMPL_TYPE_ARRAY;
     Py_XDECREF(attribute);
@@ -345,7 +345,8 @@ CAI_IMPL cai_impl_result_t cai_impl_read_told(const cai_impl_reader_t *reader)
 CAI_IMPL cai_impl_result_t cai_impl_read_first(const cai_impl_reader_t *reader)
 {
     cai_impl_result_t result = CAI_IMPL_ABSENT;
-    if (CAI_IMPL_UNLIKELY((reader->view->impl_facts & CAI_IMPL_TYPE_ARRAY) != 0) || PyCapsule_CheckExact(reader->object))
+    if (CAI_IMPL_UNLIKELY((reader->view->impl_facts & CAI_IMPL_TYPE_ARRAY) != 0) ||
+        PyCapsule_CheckExact(reader->object))
         result = cai_impl_note(reader, cai_impl_array_read(reader));
     if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_ABSENT))
         return result;
@@ -460,8 +461,8 @@ CAI_IMPL bool cai_impl_consumer_is_lost(const cai_impl_order_record_t *record, b
 CAI_IMPL bool cai_impl_array_was_used(const cai_view_t *view)
 {
     const cai_impl_order_record_t *record = &view->impl_order;
-    const bool used = record->mode == CAI_ORDER_WAIT || record->mode == CAI_ORDER_ADOPT;
-    cai_array_t *array = CAI_IMPL_CAST(cai_array_t *, view->impl_managed);
+    const bool                     used = record->mode == CAI_ORDER_WAIT || record->mode == CAI_ORDER_ADOPT;
+    cai_array_t                   *array = CAI_IMPL_CAST(cai_array_t *, view->impl_managed);
     if (!used || view->size == 0 || view->tensor.device.device_type == CAI_DEVICE_CPU)
         return true;
     if (record->pinned || cai_impl_consumer_is_lost(record, false))
@@ -475,9 +476,9 @@ CAI_IMPL cai_status_t cai_impl_order_after(const cai_view_t *view, cai_error_t *
 {
     const cai_impl_order_record_t *record = &view->impl_order;
     const cai_impl_wait_t          wait = cai_impl_wait_after(&view->impl_order);
-    bool                  capturing = false, lost;
-    PyThreadState        *thread;
-    cai_status_t          status;
+    bool                           capturing = false, lost;
+    PyThreadState                 *thread;
+    cai_status_t                   status;
     if (CAI_IMPL_UNLIKELY(view->protocol == CAI_VIA_ARRAY) && cai_impl_array_was_used(view))
         return CAI_OK;
     if (CAI_IMPL_LIKELY(!wait.needed))
@@ -631,11 +632,27 @@ CAI_IMPL void cai_impl_keeper_delete(void *owner)
     cai_impl_queue_give_up(keeper->queue, &keeper->item);
 }
 
-/* cai_array_t.object of such an array. Objects of another interpreter must not be touched in this one. */
+CAI_IMPL cai_impl_keeper_t *cai_impl_keeper_of(cai_array_t *array)
+{
+    return CAI_IMPL_CAST(cai_impl_keeper_t *, cai_impl_own(array)->owner);
+}
+
+/* cai_array_t.object of such an array. Objects of another interpreter must not be touched in this one, and a capsule that
+ * was consumed is no array. */
 CAI_IMPL void *cai_impl_keeper_object(cai_array_t *array)
 {
-    const cai_impl_keeper_t *keeper = CAI_IMPL_CAST(cai_impl_keeper_t *, cai_impl_own(array)->owner);
-    return keeper->queue->interpreter == PyInterpreterState_Get() ? keeper->view.impl_object : NULL;
+    const cai_impl_keeper_t *keeper = cai_impl_keeper_of(array);
+    PyObject                *object = CAI_IMPL_CAST(PyObject *, keeper->view.impl_object);
+    return keeper->queue->interpreter == PyInterpreterState_Get() && !PyCapsule_CheckExact(object) ? object : NULL;
+}
+
+/* cai_array_t.used_on where the object's own array is kept: that one has to know. */
+CAI_IMPL cai_status_t cai_impl_keeper_used_on(cai_array_t *array, cai_stream_t stream)
+{
+    cai_array_t       *kept = CAI_IMPL_CAST(cai_array_t *, cai_impl_keeper_of(array)->view.impl_managed);
+    const cai_status_t status = kept->used_on(kept, stream);
+    array->stream = kept->stream;
+    return status;
 }
 
 CAI_IMPL cai_impl_keeper_t *cai_impl_keeper_new(const cai_state_t *state)
@@ -669,21 +686,30 @@ CAI_IMPL cai_array_t *cai_impl_keeper_array(cai_state_t *state, cai_impl_keeper_
 {
     const cai_view_t *view = &keeper->view;
     cai_error_t       error;
-    cai_array_t      *array = cai_array_wrap(state->impl_pool, &view->tensor, view->flags & (CAI_READONLY | CAI_SUBBYTE_PADDED),
-                                             keeper, cai_impl_keeper_delete, &error);
+    cai_array_t      *array = cai_array_wrap(state->impl_pool, &view->tensor,
+                                             view->flags & (CAI_READONLY | CAI_SUBBYTE_PADDED), keeper,
+                                             cai_impl_keeper_delete, &error);
     if (array == NULL) {
         (void)cai_raise(state, &error);
         return NULL;
     }
     array->object = cai_impl_keeper_object;
+    if (view->protocol == CAI_VIA_ARRAY)
+        array->used_on = cai_impl_keeper_used_on;
     cai_impl_keeper_order(cai_impl_own(array), keeper);
     return array;
 }
 
-/* The array that a view was made of: no second one is made. */
-CAI_IMPL cai_array_t *cai_impl_array_behind(const cai_view_t *view)
+/* The array of a view: that of a "cai_array_v1" capsule itself, which is not to be kept, or one that keeps the object. */
+CAI_IMPL cai_array_t *cai_impl_keeper_finish(cai_state_t *state, cai_impl_keeper_t *keeper)
 {
-    return view->protocol == CAI_VIA_ARRAY ? cai_array_retain(CAI_IMPL_CAST(cai_array_t *, view->impl_managed)) : NULL;
+    cai_array_t *array;
+    if (keeper->view.protocol != CAI_VIA_ARRAY ||
+        !PyCapsule_CheckExact(CAI_IMPL_CAST(PyObject *, keeper->view.impl_object)))
+        return cai_impl_keeper_array(state, keeper);
+    array = cai_array_retain(CAI_IMPL_CAST(cai_array_t *, keeper->view.impl_managed));
+    cai_impl_keeper_give_back(&keeper->item);
+    return array;
 }
 
 CAI_API cai_array_t *cai_array_from_object(cai_state_t *state, PyObject *object, const cai_request_t *request,
@@ -693,14 +719,10 @@ CAI_API cai_array_t *cai_array_from_object(cai_state_t *state, PyObject *object,
     cai_array_t       *array = NULL;
     if (keeper == NULL)
         return NULL;
-    if (cai_view_acquire(state, object, request, order, &keeper->view) == 0) {
-        array = cai_impl_array_behind(&keeper->view);
-        if (array == NULL)
-            array = cai_impl_keeper_array(state, keeper);
-        if (array != NULL && array->release == cai_impl_own_release && cai_impl_own(array)->owner == keeper)
-            return array;
-    }
-    cai_impl_keeper_give_back(&keeper->item);
+    if (cai_view_acquire(state, object, request, order, &keeper->view) == 0)
+        array = cai_impl_keeper_finish(state, keeper);
+    if (array == NULL)
+        cai_impl_keeper_give_back(&keeper->item);
     return array;
 }
 
@@ -762,7 +784,8 @@ CAI_IMPL_COLD PyObject *cai_impl_like_refused(cai_state_t *state, PyObject *like
     if (pending != NULL && cai_impl_exception_is_final())
         return NULL;
     (void)cai_error_set(&error, CAI_ERROR_INTERFACE_NOT_IMPLEMENTED,
-                        "expected an object of a library with from_dlpack, to make an array of that library; got %s", type);
+                        "expected an object of a library with from_dlpack, to make an array of that library; got %s",
+                        type);
     (void)cai_raise(state, &error);
     return NULL;
 }

@@ -259,8 +259,8 @@ CAI_IMPL_COLD cai_status_t cai_impl_no_order(cai_error_t *error)
                          "cai_order_none()");
 }
 
-CAI_API cai_status_t cai_order_streams(cai_order_pool_t *pool, cai_stream_t before, cai_stream_t after, int32_t device_id,
-                                       cai_error_t *error)
+CAI_API cai_status_t cai_order_streams(cai_order_pool_t *pool, cai_stream_t before, cai_stream_t after,
+                                       int32_t device_id, cai_error_t *error)
 {
     (void)pool;
     (void)device_id;
@@ -384,8 +384,8 @@ CAI_IMPL cai_status_t cai_impl_event_take(cai_order_pool_t *pool, int32_t device
     }
     if (CAI_IMPL_LIKELY(*event != NULL))
         return CAI_OK;
-    return cai_cuda_status(CAI_CUDA(cudaEventCreateWithFlags)(event, cudaEventDisableTiming), "cudaEventCreateWithFlags",
-                           error);
+    return cai_cuda_status(CAI_CUDA(cudaEventCreateWithFlags)(event, cudaEventDisableTiming),
+                           "cudaEventCreateWithFlags", error);
 }
 
 /* An event is free again as soon as the wait for it is enqueued: the wait is for what was recorded then. */
@@ -481,11 +481,12 @@ CAI_IMPL_COLD cai_status_t cai_impl_capture_refused(cai_stream_t before, cai_str
                                                     cai_error_t *error)
 {
     const bool first = found != CAI_IMPL_CAPTURE_SECOND;
-    return cai_error_set(error, CAI_ERROR_STREAM_CAPTURE,
-                         "stream %p captures a graph and stream %p %s, so that one cannot be ordered after the other: let "
-                         "both sides use the capturing stream, or use cai_order_none() if the data is complete",
-                         CAI_IMPL_CAST(void *, first ? before : after), CAI_IMPL_CAST(void *, first ? after : before),
-                         found == CAI_IMPL_CAPTURE_DIFFERENT ? "another one" : "does not");
+    return cai_error_set(
+        error, CAI_ERROR_STREAM_CAPTURE,
+        "stream %p captures a graph and stream %p %s, so that one cannot be ordered after the other: let "
+        "both sides use the capturing stream, or use cai_order_none() if the data is complete",
+        CAI_IMPL_CAST(void *, first ? before : after), CAI_IMPL_CAST(void *, first ? after : before),
+        found == CAI_IMPL_CAPTURE_DIFFERENT ? "another one" : "does not");
 }
 
 /* -------------------------------------------------------------------------------------------- streams ordered ---- */
@@ -497,8 +498,8 @@ CAI_IMPL_COLD cai_status_t cai_impl_event_order_elsewhere(cai_order_pool_t *pool
 #if CAI_IMPL_HAS_STREAM_GET_DEVICE
     cai_device_guard_t guard;
     int                device_id = -1;
-    cai_status_t       left, status = cai_cuda_status(CAI_CUDA(cudaStreamGetDevice)(before, &device_id),
-                                                      "cudaStreamGetDevice", error);
+    cai_status_t       left,
+        status = cai_cuda_status(CAI_CUDA(cudaStreamGetDevice)(before, &device_id), "cudaStreamGetDevice", error);
     if (status == CAI_OK)
         status = cai_device_guard_enter(&guard, device_id, error);
     if (status != CAI_OK)
@@ -522,15 +523,16 @@ CAI_IMPL cai_status_t cai_impl_event_order_any(cai_order_pool_t *pool, cai_strea
     const cai_status_t status = cai_impl_event_order(pool, before, after, device_id, &first);
     if (CAI_IMPL_LIKELY(status == CAI_OK))
         return CAI_OK;
-    if (first.cuda_code == CAI_IMPL_CAST(int32_t, cudaErrorInvalidResourceHandle) && CAI_IMPL_BITS(uint64_t, before) > 2)
+    if (first.cuda_code == CAI_IMPL_CAST(int32_t, cudaErrorInvalidResourceHandle) &&
+        CAI_IMPL_BITS(uint64_t, before) > 2)
         return cai_impl_event_order_elsewhere(pool, before, after, error);
     if (error != NULL)
         *error = first;
     return status;
 }
 
-CAI_API cai_status_t cai_order_streams(cai_order_pool_t *pool, cai_stream_t before, cai_stream_t after, int32_t device_id,
-                                       cai_error_t *error)
+CAI_API cai_status_t cai_order_streams(cai_order_pool_t *pool, cai_stream_t before, cai_stream_t after,
+                                       int32_t device_id, cai_error_t *error)
 {
     cai_device_guard_t guard;
     cai_impl_capture_t capture = CAI_IMPL_CAPTURE_NONE;

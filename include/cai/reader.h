@@ -372,7 +372,8 @@ CAI_IMPL PyObject *cai_impl_integers_as_tuple(const int64_t *values, int32_t n, 
 CAI_IMPL int32_t cai_impl_array_device(const cai_array_t *array)
 {
     const cai_device_t device = array->tensor.device;
-    return device.device_type == CAI_DEVICE_CUDA || device.device_type == CAI_DEVICE_CUDA_MANAGED ? device.device_id : -1;
+    return device.device_type == CAI_DEVICE_CUDA || device.device_type == CAI_DEVICE_CUDA_MANAGED ? device.device_id
+                                                                                                  : -1;
 }
 
 /* Wait, without the GIL, for the work on an array that host code is about to see. 0, or -1 with an exception. */

@@ -21,13 +21,13 @@ typedef struct cai_impl_return {
 } cai_impl_return_t;
 
 typedef struct cai_impl_queue {
-    int32_t              references;
-    uint8_t              lock;
-    bool                 open;
-    bool                 is_main; /* of the main interpreter, the only one that can be asked for a pending call */
-    bool                 asked;   /* a pending call is under way; it holds a reference to the queue */
-    PyInterpreterState  *interpreter;
-    cai_impl_return_t   *first;
+    int32_t             references;
+    uint8_t             lock;
+    bool                open;
+    bool                is_main; /* of the main interpreter, the only one that can be asked for a pending call */
+    bool                asked;   /* a pending call is under way; it holds a reference to the queue */
+    PyInterpreterState *interpreter;
+    cai_impl_return_t  *first;
 } cai_impl_queue_t;
 
 /* A queue for the calling thread's interpreter, with one reference; NULL with MemoryError. */

@@ -69,7 +69,7 @@ typedef struct cai_impl_type {
 } cai_impl_type_t;
 
 enum {
-    CAI_IMPL_TYPE_TORCH = 1, /* torch.Tensor or a subclass, answered by torch's own table */
+    CAI_IMPL_TYPE_TORCH = 1,  /* torch.Tensor or a subclass, answered by torch's own table */
     CAI_IMPL_TYPE_MASKED = 2, /* numpy.ma.MaskedArray or a subclass */
     CAI_IMPL_TYPE_ARRAY = 4   /* has `_capsule`: an Array of this or another extension, or an author's type */
 };
@@ -80,21 +80,21 @@ enum {
 
 /** What a module remembers. Zeroed by Python when the module is made, filled by cai_state_init; no public fields. */
 typedef struct cai_state {
-    PyObject       *impl_names[CAI_IMPL_NAME_COUNT];
-    PyObject       *impl_exceptions[CAI_STATUS_COUNT]; /* NULL: not registered, the builtin base is raised */
-    PyObject       *impl_max_version;                  /* (1, 3) */
-    PyObject       *impl_keywords_stream_version;      /* ("stream", "max_version") */
-    PyObject       *impl_keywords_stream;              /* ("stream",) */
-    PyObject       *impl_keywords_version;             /* ("max_version",) */
-    cai_impl_type_t impl_types[CAI_IMPL_TYPE_SLOTS];
-    int32_t         impl_n_types;
-    uint8_t         impl_types_lock;
+    PyObject         *impl_names[CAI_IMPL_NAME_COUNT];
+    PyObject         *impl_exceptions[CAI_STATUS_COUNT]; /* NULL: not registered, the builtin base is raised */
+    PyObject         *impl_max_version;                  /* (1, 3) */
+    PyObject         *impl_keywords_stream_version;      /* ("stream", "max_version") */
+    PyObject         *impl_keywords_stream;              /* ("stream",) */
+    PyObject         *impl_keywords_version;             /* ("max_version",) */
+    cai_impl_type_t   impl_types[CAI_IMPL_TYPE_SLOTS];
+    int32_t           impl_n_types;
+    uint8_t           impl_types_lock;
     cai_order_pool_t *impl_pool;
     cai_impl_queue_t *impl_queue;
-    PyObject         *impl_module;      /* borrowed: the module has the state; NULL for a state without one */
-    PyObject         *impl_array_type;  /* made when the first array goes out */
+    PyObject         *impl_module;     /* borrowed: the module has the state; NULL for a state without one */
+    PyObject         *impl_array_type; /* made when the first array goes out */
     PyObject         *impl_stream_type;
-    PyObject         *impl_table_keys;  /* list: where exchange tables find this state in the interpreter's dict */
+    PyObject         *impl_table_keys; /* list: where exchange tables find this state in the interpreter's dict */
 } cai_state_t;
 
 /** One class of a module's own that stands in for one of cai's; see cai_exceptions_t. */
@@ -205,8 +205,8 @@ CAI_IMPL_COLD void cai_impl_queue_capsule_end(PyObject *capsule)
 CAI_IMPL_COLD int cai_impl_queue_register(cai_impl_queue_t *queue)
 {
     static const PyMethodDef definition = {"close_return_queue", cai_impl_at_exit, METH_NOARGS, NULL};
-    PyObject *capsule = PyCapsule_New(cai_impl_queue_retain(queue), NULL, cai_impl_queue_capsule_end);
-    PyObject *function, *atexit = NULL, *result = NULL;
+    PyObject                *capsule = PyCapsule_New(cai_impl_queue_retain(queue), NULL, cai_impl_queue_capsule_end);
+    PyObject                *function, *atexit = NULL, *result = NULL;
     if (capsule == NULL) {
         cai_impl_queue_release(queue);
         return -1;
@@ -383,7 +383,7 @@ CAI_IMPL_COLD void cai_impl_state_capsule_end(PyObject *capsule)
 CAI_IMPL_COLD cai_state_t *cai_impl_state_new(const void *address)
 {
     cai_state_t *state = CAI_IMPL_CAST(cai_state_t *, calloc(1, sizeof(cai_state_t)));
-    PyObject    *capsule = state == NULL ? PyErr_NoMemory() : PyCapsule_New(state, NULL, cai_impl_state_capsule_end), *key;
+    PyObject *capsule = state == NULL ? PyErr_NoMemory() : PyCapsule_New(state, NULL, cai_impl_state_capsule_end), *key;
     if (capsule == NULL) {
         free(state);
         return NULL;

@@ -251,7 +251,9 @@ static int read_order(PyObject *object, cai_order_t *order)
     name = PyUnicode_AsUTF8AndSize(object, NULL);
     if (name == NULL)
         return -1;
-    *order = strcmp(name, "block") == 0 ? cai_order_block() : strcmp(name, "none") == 0 ? cai_order_none() : cai_order_adopt();
+    *order = strcmp(name, "block") == 0  ? cai_order_block()
+             : strcmp(name, "none") == 0 ? cai_order_none()
+                                         : cai_order_adopt();
     return 0;
 }
 
@@ -261,7 +263,8 @@ static PyObject *keep(PyObject *module, PyObject *args)
     cai_request_t request = cai_request("kept");
     cai_order_t   order = cai_order_adopt();
     PyObject     *object, *how = NULL;
-    if (!PyArg_ParseTuple(args, "O|OI", &object, &how, &request.require) || (how != NULL && read_order(how, &order) < 0))
+    if (!PyArg_ParseTuple(args, "O|OI", &object, &how, &request.require) ||
+        (how != NULL && read_order(how, &order) < 0))
         return NULL;
     request.memory = CAI_ANYWHERE;
     return make_handle(cai_array_from_object(cai_module_state(module), object, &request, order));
@@ -332,9 +335,9 @@ static PyObject *describe(PyObject *module, PyObject *handle)
     if (array == NULL)
         return NULL;
     return Py_BuildValue("{s:K,s:K,s:K,s:(ii),s:i,s:N}", "pointer", (unsigned long long)(uintptr_t)array->tensor.data,
-                         "stream", (unsigned long long)(uintptr_t)array->stream, "flags", (unsigned long long)array->flags,
-                         "device", array->tensor.device.device_type, array->tensor.device.device_id, "ndim",
-                         array->tensor.ndim, "shape",
+                         "stream", (unsigned long long)(uintptr_t)array->stream, "flags",
+                         (unsigned long long)array->flags, "device", array->tensor.device.device_type,
+                         array->tensor.device.device_id, "ndim", array->tensor.ndim, "shape",
                          cai_impl_integers_as_tuple(array->tensor.shape, array->tensor.ndim, 1));
 }
 
@@ -575,14 +578,8 @@ static PyModuleDef_Slot slots[] = {
 };
 
 static PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = STRING(ARRAYS_NAME),
-    .m_size = sizeof(cai_state_t),
-    .m_methods = methods,
-    .m_slots = slots,
-    .m_traverse = cai_state_traverse,
-    .m_clear = cai_state_clear,
-    .m_free = cai_state_free,
+    PyModuleDef_HEAD_INIT, .m_name = STRING(ARRAYS_NAME),    .m_size = sizeof(cai_state_t), .m_methods = methods,
+    .m_slots = slots,      .m_traverse = cai_state_traverse, .m_clear = cai_state_clear,    .m_free = cai_state_free,
 };
 
 PyMODINIT_FUNC JOIN(PyInit_, ARRAYS_NAME)(void)
