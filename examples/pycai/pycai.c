@@ -1,7 +1,8 @@
 /* pycai.c - a complete extension module on cai, to copy and change: saxpy(s, x, y, a=2.0) computes with the arrays of any
- * library, describe(array) tells what cai sees of one. */
+ * library, describe(array) tells what cai sees of one, and arrays_out.c hands arrays to Python. */
 #include <cai/cai.h>
 
+#include "arrays_out.h"
 #include "saxpy.h"
 
 /* Built without nvcc there is no kernel, and host arrays alone are asked for. */
@@ -226,6 +227,16 @@ static PyObject *describe(PyObject *module, PyObject *array)
 static PyMethodDef methods[] = {
     {"saxpy", (PyCFunction)(void (*)(void))saxpy, METH_FASTCALL | METH_KEYWORDS, saxpy_doc},
     {"describe", describe, METH_O, describe_doc},
+#if !defined(CAI_NO_CUDA)
+    {"receive_and_return_cuda_array_interface_float", receive_and_return_float, METH_O,
+     "receive_and_return_cuda_array_interface_float" RECEIVE_AND_RETURN_DOC},
+    {"receive_and_return_cuda_array_interface_int", receive_and_return_int, METH_O,
+     "receive_and_return_cuda_array_interface_int" RECEIVE_AND_RETURN_DOC},
+    {"return_cuda_array_interface", (PyCFunction)(void (*)(void))return_zeros, METH_VARARGS | METH_KEYWORDS,
+     RETURN_ZEROS_DOC},
+    {"return_cuda_array_interface_with_memory_copy", (PyCFunction)(void (*)(void))return_copy,
+     METH_VARARGS | METH_KEYWORDS, RETURN_COPY_DOC},
+#endif
     {NULL, NULL, 0, NULL},
 };
 

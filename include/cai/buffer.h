@@ -4,7 +4,8 @@
  * The Py_buffer is kept in the view until it is released, because it is what keeps a bytearray or an array.array from
  * being resized. It is asked for read-only: whoever can write says so in the answer, and NumPy does not warn.
  *
- * Private to cai, but for the export; object.h is the way in. Specification: the buffer protocol, formats of the struct module and PEP 3118.
+ * Private to cai, but for the export; object.h is the way in. Specification: the buffer protocol, formats of the struct
+ * module and PEP 3118.
  */
 #ifndef CAI_BUFFER_H
 #define CAI_BUFFER_H

@@ -1,12 +1,14 @@
 /**
  * cai/cuda_array_interface.h - arrays by the CUDA Array Interface: in, versions 0 to 3, and out, version 3.
  *
- * The attribute is fetched once, because producers compute it, and some do work in it. Its fields are held by reference
- * while they are read: converting one of them may run Python code that changes the dict. Nothing in the interface says on
- * which device the memory lies, so the pointer is asked; nothing in it owns the memory, so the view holds the object.
+ * The attribute is fetched once, because producers compute it, and some do work in it. Its fields are held by
+ * reference while they are read: converting one of them may run Python code that changes the dict. Nothing in the
+ * interface says on which device the memory lies, so the pointer is asked; nothing in it owns the memory, so the view
+ * holds the object.
  *
- * Private to cai, but for the export; object.h is the way in. Specification: CUDA Array Interface v3, as Numba documents it. Newer versions
- * are read as version 3, since keys have only ever been added (a judgement, not a rule of the specification).
+ * Private to cai, but for the export; object.h is the way in. Specification: CUDA Array Interface v3, as Numba
+ * documents it. Newer versions are read as version 3, since keys have only ever been added (a judgement, not a rule
+ * of the specification).
  */
 #ifndef CAI_CUDA_ARRAY_INTERFACE_H
 #define CAI_CUDA_ARRAY_INTERFACE_H

@@ -1,14 +1,14 @@
 /**
- * cai/dlpack.h - arrays by DLPack capsules, legacy and versioned: in, from __dlpack__ or passed as the argument itself, and
- * out, as the body of __dlpack__.
+ * cai/dlpack.h - arrays by DLPack capsules, legacy and versioned: in, from __dlpack__ or passed as the argument
+ * itself, and out, as the body of __dlpack__.
  *
- * On the way in, the producer is told the consumer's stream and orders its own work before it; it does not learn when the consumer has
- * finished, so the memory is given back only when the consumer's work is done (order.h). A capsule is taken first and
- * looked at afterwards; whatever is wrong with it, its deleter runs once.
+ * On the way in, the producer is told the consumer's stream and orders its own work before it; it does not learn when
+ * the consumer has finished, so the memory is given back only when the consumer's work is done (order.h). A capsule
+ * is taken first and looked at afterwards; whatever is wrong with it, its deleter runs once.
  *
- * Private to cai, but for the export; object.h is the way in. Specification: the array API standard (__dlpack__, __dlpack_device__), DLPack
- * 1.3. JAX returns legacy capsules whatever version is asked for, and torch's pinned tensors are host memory in the
- * capsule: what came decides, not what was asked for or announced.
+ * Private to cai, but for the export; object.h is the way in. Specification: the array API standard (__dlpack__,
+ * __dlpack_device__), DLPack 1.3. JAX returns legacy capsules whatever version is asked for, and torch's pinned
+ * tensors are host memory in the capsule: what came decides, not what was asked for or announced.
  */
 #ifndef CAI_DLPACK_H
 #define CAI_DLPACK_H

@@ -1,10 +1,11 @@
 /**
- * cai/exchange.h - arrays by DLPack's C exchange API, a table of functions that a producer's type carries: in, and out.
+ * cai/exchange.h - arrays by DLPack's C exchange API, a table of functions that a producer's type carries: in, and
+ * out.
  *
- * On the way in, the table is looked up on the type, never on the instance, and only under its name of DLPack 1.3. torch's table is
- * asked to lend its tensor, which costs least; every other table is asked for an owned one, because only that says
- * whether the memory may be written. A lent tensor is valid until control goes back to Python, so shape and strides are
- * copied at once, and the view's reference keeps the object alive.
+ * On the way in, the table is looked up on the type, never on the instance, and only under its name of DLPack 1.3.
+ * torch's table is asked to lend its tensor, which costs least; every other table is asked for an owned one, because
+ * only that says whether the memory may be written. A lent tensor is valid until control goes back to Python, so
+ * shape and strides are copied at once, and the view's reference keeps the object alive.
  *
  * Private to cai; object.h is the way in. Specification: DLPack 1.3, DLPackExchangeAPI.
  */

@@ -1,8 +1,9 @@
 /**
  * cai/managed_tensor.h - DLPack's owning structs, legacy and versioned: as what a view holds, and made of an array.
  *
- * Shared by capsules (dlpack.h) and the exchange table (exchange.h). On the way in, ownership is taken first and everything else is
- * looked at afterwards, so that each failure has one way out: giving the view back, which calls the deleter once.
+ * Shared by capsules (dlpack.h) and the exchange table (exchange.h). On the way in, ownership is taken first and
+ * everything else is looked at afterwards, so that each failure has one way out: giving the view back, which calls
+ * the deleter once.
  *
  * Private to cai. Specification: DLPack 1.3, DLManagedTensor and DLManagedTensorVersioned; a NULL deleter is legal.
  */

@@ -31,7 +31,8 @@ LAYERS = {
     "device.h": ["cuda_api", "tensor"],
     "order.h": ["device", "stream"],
     "view.h": ["order", "request"],
-    "managed_tensor.h": ["view"],
+    "array.h": ["order", "request"],
+    "managed_tensor.h": ["array", "view"],
     "core.h": [
         "config",
         "status",
@@ -44,33 +45,40 @@ LAYERS = {
         "device",
         "order",
         "view",
+        "array",
         "managed_tensor",
     ],
-    "python_compat.h": ["core", "<Python.h>"],
-    "state.h": ["python_compat"],
+    "python_compat.h": ["core", "<Python.h>", "<structmember.h>"],
+    "return_queue.h": ["python_compat"],
+    "state.h": ["return_queue"],
     "reader.h": ["state"],
     "cuda_array_interface.h": ["reader"],
     "dlpack.h": ["managed_tensor", "reader"],
-    "exchange.h": ["reader"],
+    "exchange.h": ["managed_tensor", "reader"],
     "buffer.h": ["reader"],
-    "object.h": ["buffer", "cuda_array_interface", "dlpack", "exchange"],
+    "cuda_stream.h": ["reader"],
+    "array_type.h": ["buffer", "cuda_array_interface", "cuda_stream", "dlpack", "exchange"],
+    "object.h": ["array_type"],
     "call.h": ["object"],
     "cai.h": [
         "python_compat",
         "core",
+        "return_queue",
         "state",
         "reader",
         "cuda_array_interface",
         "dlpack",
         "exchange",
         "buffer",
+        "cuda_stream",
+        "array_type",
         "object",
         "call",
     ],
     "dlpack_compat.h": ["core", "<dlpack/dlpack.h>"],
 }
 
-C_LIBRARY = {"stdarg.h", "stdbool.h", "stddef.h", "stdint.h", "stdio.h", "string.h", "math.h", "limits.h"}
+C_LIBRARY = {"stdarg.h", "stdbool.h", "stddef.h", "stdint.h", "stdio.h", "stdlib.h", "string.h", "pthread.h"}
 
 
 def included_by(header):

@@ -31,3 +31,17 @@ int saxpy_launch_float64(const saxpy_layout_t *layout, const saxpy_arguments_t *
     const launch_t launch = {*layout, *arguments};
     return (int)emulator_launch(stream, run_float64, &launch, sizeof(launch));
 }
+
+/* What the example calls by the runtime's own names, for this module alone. */
+
+__attribute__((visibility("hidden"))) cudaError_t cudaMemsetAsync(void *pointer, int value, size_t size,
+                                                                  cudaStream_t stream)
+{
+    return emulator_cudaMemsetAsync(pointer, value, size, stream);
+}
+
+__attribute__((visibility("hidden"))) cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size,
+                                                                  enum cudaMemcpyKind kind, cudaStream_t stream)
+{
+    return emulator_cudaMemcpyAsync(to, from, size, kind, stream);
+}
