@@ -1,12 +1,14 @@
-"""Runs pycai.saxpy on every kind of array that this machine has, and prints what came of it; examples/run calls it.
+"""Runs pycai.saxpy on every kind of array that this machine has, hands arrays that C made to every library, and prints what
+came of it; examples/run calls it.
 
 Each row is one call s = a x + y. It is right if the values are, if the memory that the function saw is the array's own
 (no copy), if no array is referenced more or less often afterwards, and if the current GPU is the one it was. A row that is
-wrong makes the exit status 1.
+wrong makes the exit status 1. The second table is of arrays on their way out.
 """
 
 import array
 import contextlib
+import functools
 import gc
 import importlib
 import os
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import owntype
 import pycai
 
 A = 2.5
@@ -319,11 +322,21 @@ def gpu_of(name, module, has_gpu):
     return None
 
 
+@functools.cache
+def gpu_libraries():
+    """The libraries that see a GPU."""
+    questions = {
+        "torch": lambda torch: torch.cuda.is_available(),
+        "cupy": lambda cupy: cupy.cuda.runtime.getDeviceCount() > 0,
+        "numba.cuda": lambda cuda: cuda.is_available(),
+        "jax": lambda jax: len(jax.devices("gpu")) > 0,
+    }
+    found = {name: gpu_of(name, optional(name), question) for name, question in questions.items()}
+    return {name: module for name, module in found.items() if module is not None}
+
+
 def gpu_rows():
-    torch = gpu_of("torch", optional("torch"), lambda torch: torch.cuda.is_available())
-    cupy = gpu_of("cupy", optional("cupy"), lambda cupy: cupy.cuda.runtime.getDeviceCount() > 0)
-    numba = gpu_of("numba.cuda", optional("numba.cuda"), lambda cuda: cuda.is_available())
-    jax = gpu_of("jax", optional("jax"), lambda jax: len(jax.devices("gpu")) > 0)
+    torch, cupy, numba, jax = (gpu_libraries().get(name) for name in ("torch", "cupy", "numba.cuda", "jax"))
     if torch is not None:
         yield from torch_gpu_rows(torch)
     if cupy is not None:
@@ -394,6 +407,134 @@ def cells(row):
     return [row.producer, where, description["protocol"], order, result, error], right
 
 
+# -------------------------------------------------------------------------------------------------------------- the way out
+
+
+@dataclass
+class Out:
+    """One array that C made, in the hands of a library. `use` takes the array and gives the values as NumPy sees them, and
+    the address that the library works on."""
+
+    what: str
+    make: Callable
+    library: str
+    use: Callable
+    expected: Any
+
+
+def own_buffer(device=False):
+    """The example's own class, filled with sevens by the first library that comes along."""
+    return owntype.Buffer(4, device=device)
+
+
+def host_out_rows():
+    sevens = np.full(4, 7, "float32")
+
+    def fill(module, convert=np.asarray, address=lambda array: array.data_ptr()):
+        def use(buffer):
+            np.asarray(buffer)[:] = 7
+            array = module.from_dlpack(buffer)
+            return convert(array), address(array)
+
+        return use
+
+    yield Out("owntype.Buffer", own_buffer, "NumPy", fill(np, address=lambda array: array.ctypes.data), sevens)
+    yield Out("owntype.Buffer", own_buffer, "memoryview", lambda buffer: (np.frombuffer(buffer, "float32"), buffer.ptr),
+              np.zeros(4))
+    torch, jax = optional("torch"), optional("jax")
+    if torch is not None:
+        yield Out("owntype.Buffer", own_buffer, "PyTorch", fill(torch), sevens)
+    if jax is not None:  # which copies what is not aligned as it likes
+        yield Out("owntype.Buffer", own_buffer, "JAX", fill(jax.dlpack, address=lambda array: None), sevens)
+
+
+def libraries_on_the_gpu():
+    """How each library takes an array of a GPU: its name, and a function as Out.use."""
+    for name, module in gpu_libraries().items():
+        if name == "cupy":
+            yield "CuPy, asarray", lambda array, m=module: (m.asarray(array).get(), m.asarray(array).data.ptr)
+            yield "CuPy, from_dlpack", lambda array, m=module: (m.from_dlpack(array).get(), m.from_dlpack(array).data.ptr)
+        elif name == "torch":
+            yield "PyTorch, as_tensor", lambda array, m=module: tensor_of(m.as_tensor(array, device="cuda"))
+            yield "PyTorch, from_dlpack", lambda array, m=module: tensor_of(m.from_dlpack(array))
+        elif name == "numba.cuda":
+            yield "Numba", lambda array, m=module: numba_array_of(m.as_cuda_array(array))
+        elif name == "jax":
+            yield "JAX", lambda array, m=module: jax_array_of(m.dlpack.from_dlpack(array))
+
+
+def tensor_of(tensor):
+    return tensor.cpu().numpy(), tensor.data_ptr()
+
+
+def numba_array_of(array):
+    return array.copy_to_host(), array.__cuda_array_interface__["data"][0]
+
+
+def jax_array_of(array):
+    return np.asarray(array), array.unsafe_buffer_pointer()
+
+
+def gpu_out_rows():
+    functions = [
+        ("return_cuda_array_interface()", pycai.return_cuda_array_interface, np.zeros((3, 4, 5))),
+        ("return_…_with_memory_copy()", pycai.return_cuda_array_interface_with_memory_copy, np.arange(1.0, 6.0)),
+        ("owntype.Buffer, device=True", lambda: own_buffer(True), np.zeros(4)),
+    ]
+    for library, use in libraries_on_the_gpu():
+        for what, make, expected in functions:
+            yield Out(what, make, library, use, expected)
+    cupy = gpu_libraries().get("cupy")
+    if cupy is not None:
+        for name, dtype in (("float", "float32"), ("int", "int32")):
+            function = getattr(pycai, f"receive_and_return_cuda_array_interface_{name}")
+            array = cupy.arange(5, dtype=dtype)
+            yield Out(f"receive_and_return_…_{name}(s)", lambda array=array, f=function: same(f(array), array), "CuPy",
+                      lambda array: (array.get(), array.data.ptr), np.arange(5))
+
+
+def same(returned, given):
+    """The very object that was given."""
+    if returned is not given:
+        raise AssertionError("another object came back")
+    return returned
+
+
+def out_result(row):
+    """The result of a row, and whether it is right: the values, no copy, and everything freed afterwards."""
+    blocks = owntype.live()
+    try:
+        made = row.make()
+        address = getattr(made, "ptr", None)
+        values, used = row.use(made)
+        right_values = np.shape(values) == np.shape(row.expected) and np.array_equal(values, row.expected)
+        del made, values
+    except Exception as error:
+        return f"WRONG: {type(error).__name__}: {error}", False
+    gc.collect()
+    if not right_values:
+        return "WRONG: the values", False
+    if None not in (address, used) and address != used:
+        return "WRONG: a copy", False
+    if owntype.live() != blocks:
+        return "WRONG: not freed", False
+    return "right", True
+
+
+def print_out_rows(rows):
+    """Print the second table; how many rows it has, and how many are wrong."""
+    n = wrong = 0
+    print_row(["made in C", "used by", "result"])
+    print_row(["-" * width for width in WIDTHS[:3]])
+    for row in rows:
+        result, right = out_result(row)
+        print_row([row.what, row.library, result])
+        n += 1
+        wrong += not right
+    print()
+    return n, wrong
+
+
 HEADER = ["producer", "memory", "protocol used", "order", "result", "largest error"]
 WIDTHS = [30, 12, 20, 34, 30, 13]
 
@@ -414,6 +555,9 @@ def main():
             n += 1
             wrong += not right
     print()
+    has_gpu_rows = pycai.has_kernel and has_gpu
+    out, out_wrong = print_out_rows([*host_out_rows(), *(gpu_out_rows() if has_gpu_rows else [])])
+    n, wrong = n + out, wrong + out_wrong
     if not has_gpu:
         print("no GPU here: host arrays alone")
     elif not pycai.has_kernel:

@@ -1,7 +1,8 @@
-"""Sets up, builds and shows the main example: what examples/run does once there is a Python."""
+"""Sets up, builds and shows the examples: what examples/run does once there is a Python."""
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,14 +16,14 @@ from setup_machine import fail, say
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 HEADERS = BUILD / "headers"
-EXAMPLE = BUILD / "pycai"
+EXAMPLES = ("pycai", "owntype")
 
 
 def parse_arguments(arguments):
     parser = argparse.ArgumentParser(
         prog="examples/run",
-        description="Sets up what the example needs, builds it, and runs it on every kind of array that this machine has. "
-        "Without a network, what is installed is used, and what is missing is said.",
+        description="Sets up what the examples need, builds them, and runs them on every kind of array that this machine "
+        "has. Without a network, what is installed is used, and what is missing is said.",
     )
     parser.add_argument(
         "--python", metavar="PATH", help="the interpreter to use (3.10 or newer), with its array libraries"
@@ -74,17 +75,22 @@ def configure(python, folder, source, settings):
 
 
 def build(python, cuda):
-    """Build pycai as its users do, by pkg-config, which finds cai where it lies here."""
-    say(f"Building examples/pycai in {EXAMPLE.relative_to(ROOT)}, with {cuda if cuda else 'no CUDA runtime'}")
+    """Build the examples as their users do, by pkg-config, which finds cai where it lies here."""
     configure(python, HEADERS, ROOT, ["-Dtests=disabled", "-Dcuda=disabled"])
-    settings = [
+    common = [
         f"--pkg-config-path={HEADERS / 'meson-uninstalled'}",
         "--buildtype=release",
         f"-Dpython={python.executable}",
     ]
-    settings += ["-Dkernel=disabled"] if cuda is None or cuda.library is None else [f"-Dcudart_root={cuda.root}"]
-    configure(python, EXAMPLE, ROOT / "examples/pycai", settings)
-    meson(python, "compile", "-C", EXAMPLE)
+    has_cuda = cuda is not None and cuda.library is not None
+    for name in EXAMPLES:
+        folder = BUILD / name
+        without = "-Dkernel=disabled" if name == "pycai" else "-Dcuda=disabled"
+        say(f"Building examples/{name} in {folder.relative_to(ROOT)}, with {cuda if cuda else 'no CUDA runtime'}")
+        configure(
+            python, folder, ROOT / "examples" / name, [*common, f"-Dcudart_root={cuda.root}" if has_cuda else without]
+        )
+        meson(python, "compile", "-C", folder)
 
 
 def main(arguments):
@@ -103,7 +109,8 @@ def main(arguments):
     build(python, cuda)
     say("examples/show.py")
     sys.stdout.flush()
-    environment = {**python.environment(), "PYTHONPATH": str(EXAMPLE), "PYTHONDONTWRITEBYTECODE": "1"}
+    paths = os.pathsep.join(str(BUILD / name) for name in EXAMPLES)
+    environment = {**python.environment(), "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run([python.executable, ROOT / "examples/show.py"], env=environment).returncode
 
 
