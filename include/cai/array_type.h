@@ -255,15 +255,14 @@ CAI_IMPL PyObject *cai_impl_array_repr(PyObject *self, const cai_array_t *array)
 }
 
 /* Behind pickle and copy. */
-CAI_IMPL PyObject *cai_impl_array_reduce(PyObject *self, PyObject *ignored)
+CAI_IMPL PyObject *cai_impl_array_reduce(PyObject *self, PyObject *protocol)
 {
-    (void)ignored;
+    (void)protocol;
     PyErr_Format(
         PyExc_TypeError,
-        "'%s' objects can be neither pickled nor copied: they are memory, maybe of a GPU, and have an owner; make an "
-        "array of a library (numpy.from_dlpack, cupy.from_dlpack, torch.from_dlpack) and copy that",
-        "Array");
-    (void)self;
+        "%R can be neither pickled nor copied: it is memory, maybe of a GPU, that has an owner; make an array of a "
+        "library of it (numpy.from_dlpack, cupy.from_dlpack, torch.from_dlpack) and copy that",
+        self);
     return NULL;
 }
 
@@ -415,6 +414,16 @@ CAI_IMPL_COLD PyObject *cai_impl_type_new(cai_state_t *state, const char *name, 
     return type;
 }
 
+/* Put a new type (stolen; NULL with an exception) into its place in the state, unless another thread was faster. */
+CAI_IMPL_COLD PyObject *cai_impl_type_keep(PyObject **place, PyObject *type)
+{
+    PyObject *none = NULL;
+    if (type == NULL || __atomic_compare_exchange_n(place, &none, type, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        return type;
+    Py_DECREF(type);
+    return none;
+}
+
 CAI_API PyObject *cai_stream_type(cai_state_t *state)
 {
     static const PyMethodDef methods[] = {
@@ -436,9 +445,11 @@ CAI_API PyObject *cai_stream_type(cai_state_t *state)
                                  {Py_nb_int, CAI_IMPL_SLOT(cai_impl_stream_int)},
                                  {Py_nb_index, CAI_IMPL_SLOT(cai_impl_stream_int)},
                                  {0, NULL}};
-    if (state->impl_stream_type == NULL)
-        state->impl_stream_type = cai_impl_type_new(state, "cai.Stream", sizeof(cai_impl_stream_object_t), slots);
-    return state->impl_stream_type;
+    PyObject         *type = __atomic_load_n(&state->impl_stream_type, __ATOMIC_ACQUIRE);
+    if (CAI_IMPL_LIKELY(type != NULL))
+        return type;
+    return cai_impl_type_keep(&state->impl_stream_type,
+                              cai_impl_type_new(state, "cai.Stream", sizeof(cai_impl_stream_object_t), slots));
 }
 
 CAI_API PyObject *cai_stream_to_object(cai_state_t *state, cai_stream_t stream, PyObject *owner)
@@ -561,14 +572,13 @@ CAI_API PyObject *cai_array_type(cai_state_t *state)
                                         {Py_tp_clear, CAI_IMPL_SLOT(cai_impl_array_clear)},
                                         {Py_tp_dealloc, CAI_IMPL_SLOT(cai_impl_array_dealloc)},
                                         {0, NULL}};
-    PyObject                *type;
-    if (state->impl_array_type != NULL)
-        return state->impl_array_type;
+    PyObject                *type = __atomic_load_n(&state->impl_array_type, __ATOMIC_ACQUIRE);
+    if (CAI_IMPL_LIKELY(type != NULL))
+        return type;
     type = cai_impl_type_new(state, "cai.Array", sizeof(cai_impl_array_object_t), slots);
     if (type != NULL && cai_impl_array_type_ready(state, type, &cai_impl_array_cai_exchange) < 0)
         Py_CLEAR(type);
-    state->impl_array_type = type;
-    return type;
+    return cai_impl_type_keep(&state->impl_array_type, type);
 }
 
 /* A new Array that holds a reference to the array. */

@@ -751,25 +751,28 @@ CAI_API PyObject *cai_array_to_object(cai_state_t *state, cai_array_t *array)
     return object != NULL ? Py_NewRef(object) : cai_impl_array_object_new(state, array);
 }
 
-/* The namespace of the array API standard, or the package that an object's type comes from; NULL with an exception. */
+/* The package that an object's type comes from, if somebody has imported it; NULL with or without an exception. */
+CAI_IMPL_COLD PyObject *cai_impl_package_of(cai_state_t *state, PyObject *like)
+{
+    PyObject *type = CAI_IMPL_BITS(PyObject *, Py_TYPE(like)), *library = NULL;
+    PyObject *path = PyObject_GetAttr(type, cai_impl_name(state, CAI_IMPL_NAME_MODULE));
+    PyObject *parts = path == NULL ? NULL : PyObject_CallMethod(path, "partition", "s", ".");
+    if (parts != NULL)
+        library = PyImport_GetModule(PyTuple_GetItem(parts, 0));
+    Py_XDECREF(path);
+    Py_XDECREF(parts);
+    return library;
+}
+
+/* Where the from_dlpack of an object's library is: the namespace of the array API standard, or its package. */
 CAI_IMPL_COLD PyObject *cai_impl_library_of(cai_state_t *state, PyObject *like)
 {
-    PyObject *library, *module, *name, *type = CAI_IMPL_BITS(PyObject *, Py_TYPE(like));
-    int       found = cai_impl_get_attribute(like, cai_impl_name(state, CAI_IMPL_NAME_ARRAY_NAMESPACE), &library);
-    if (found < 0)
-        return NULL;
-    if (found > 0) {
-        module = PyObject_CallNoArgs(library);
-        Py_DECREF(library);
-        return module;
-    }
-    module = PyObject_GetAttr(type, cai_impl_name(state, CAI_IMPL_NAME_MODULE));
-    name = module == NULL ? NULL : PyObject_CallMethod(module, "partition", "s", ".");
-    library = name == NULL ? NULL : PyImport_GetModule(PyTuple_GetItem(name, 0));
-    Py_XDECREF(module);
-    Py_XDECREF(name);
-    if (library == NULL && PyErr_Occurred() == NULL)
-        PyErr_SetString(PyExc_AttributeError, "the module of its type is not imported");
+    PyObject *method, *library;
+    const int found = cai_impl_get_attribute(like, cai_impl_name(state, CAI_IMPL_NAME_ARRAY_NAMESPACE), &method);
+    if (found == 0)
+        return cai_impl_package_of(state, like);
+    library = found < 0 ? NULL : PyObject_CallNoArgs(method);
+    Py_XDECREF(method);
     return library;
 }
 
