@@ -199,18 +199,17 @@ CAI_IMPL void cai_impl_own_wait(const cai_impl_own_array_t *own, cai_impl_farewe
 CAI_IMPL void cai_impl_own_let_go(const cai_impl_own_array_t *own)
 {
     const cai_impl_farewell_t farewell = cai_impl_own_farewell(own);
-    cai_memory_t              memory = own->memory;
     void                     *detached = NULL;
     if (farewell != CAI_IMPL_FAREWELL_AT_ONCE && !cai_impl_pool_detach(own->pool, &detached))
         return;
     cai_impl_own_wait(own, farewell);
-    /* After everybody's work pool memory needs no stream any more, which might not be usable here. */
-    if (farewell == CAI_IMPL_FAREWELL_EVERYBODY && memory == CAI_MEMORY_DEVICE)
-        memory = CAI_MEMORY_DEVICE_NO_POOL;
-    if (memory != CAI_IMPL_MEMORY_WRAPPED)
-        (void)cai_impl_memory_free(own->base, memory, own->array.stream, NULL);
+    /* Pool memory goes back to its pool in the order of a stream, the array's if that can be named here; cudaFree would not
+     * wait either, and the pool goes on counting what it got that way as used (measured). */
+    if (own->memory != CAI_IMPL_MEMORY_WRAPPED)
+        (void)cai_impl_memory_free(own->base, own->memory,
+                                   cai_impl_own_elsewhere(own) ? CAI_STREAM_PER_THREAD : own->array.stream, NULL);
     cai_impl_pool_attach(own->pool, detached);
-    if (memory == CAI_IMPL_MEMORY_WRAPPED)
+    if (own->memory == CAI_IMPL_MEMORY_WRAPPED)
         own->deleter(own->owner);
 }
 
