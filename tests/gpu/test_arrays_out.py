@@ -2,6 +2,7 @@
 
 import gc
 import importlib.util
+import os
 
 import arrays
 import numpy as np
@@ -20,7 +21,7 @@ def filled(cupy):
 
     def make(n=N, stream=LEGACY, memory=arrays.DEVICE, dtype="float32"):
         array = arrays.new((n,), dtype, memory, -1, stream)
-        with cupy.cuda.ExternalStream(stream):
+        with cupy.cuda.Stream.from_external(arrays.make_stream(stream)):
             cupy.asarray(array)[...] = cupy.arange(n, dtype=dtype)
         return array
 
@@ -36,12 +37,12 @@ def used_bytes(cupy, device=0):
 
 @pytest.fixture
 def nothing_stays(cupy):
-    """The pool has as much in use afterwards as before."""
+    """The pool has as much in use afterwards as before. compute-sanitizer has its own pools, which count otherwise."""
     gc.collect()
     before = used_bytes(cupy)
     yield
     gc.collect()
-    assert used_bytes(cupy) == before
+    assert os.environ.get("CAI_MEMCHECK") == "1" or used_bytes(cupy) == before
 
 
 # --------------------------------------------------------------------------------------------------------- consumers
@@ -104,13 +105,13 @@ def test_the_consumer_may_outlive_the_array(consumer, request, filled, nothing_s
     np.testing.assert_array_equal(consumer(request, filled())[0], np.arange(N, dtype="float32"))
 
 
-def test_mpi4py(filled, cupy):
+def test_mpi4py(filled):
     if importlib.util.find_spec("mpi4py") is None:
         pytest.skip("mpi4py is not installed")
     from mpi4py import MPI
 
-    buffer = MPI.memory.fromaddress if not hasattr(MPI, "buffer") else MPI.buffer
-    assert buffer is not None and MPI.Get_address(filled()) != 0
+    array = filled()
+    assert MPI.Get_address(array) == array.ptr
 
 
 def test_read_only_is_kept(cupy, torch):
@@ -221,7 +222,7 @@ def test_pending_work_is_ordered_before_the_consumers_stream(cupy, delays, nothi
         delays.copy(consumer.ptr, seen.data.ptr, taken.data.ptr, N, 0.0)
         consumer.synchronize()
         assert bool((seen == 7).all())
-    del taken
+    del taken, array  # a bare handle: the stream has to live as long as the array
     producer.synchronize()
 
 
