@@ -220,8 +220,10 @@ CAI_IMPL void cai_impl_own_free_memory(const cai_impl_own_array_t *own)
     cai_device_guard_t guard = {-1};
     if (own->memory == CAI_IMPL_MEMORY_WRAPPED ? own->deleter == NULL : own->base == NULL)
         return;
+    /* Where the device cannot be reached, memory of cai's own is lost; an owner gets his back all the same. */
     if (cai_impl_own_on_gpu(own) && cai_impl_own_device(own) >= 0 &&
-        cai_device_guard_enter(&guard, cai_impl_own_device(own), NULL) != CAI_OK)
+        cai_device_guard_enter(&guard, cai_impl_own_device(own), NULL) != CAI_OK &&
+        own->memory != CAI_IMPL_MEMORY_WRAPPED)
         return;
     cai_impl_own_let_go(own);
     (void)cai_device_guard_leave(&guard, NULL);
