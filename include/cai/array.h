@@ -244,7 +244,7 @@ CAI_IMPL void cai_impl_own_destroy(cai_impl_own_array_t *own)
 CAI_IMPL bool cai_impl_own_is_capturing(const cai_impl_own_array_t *own)
 {
     bool capturing = false;
-    if (own->array.stream == NULL || !cai_impl_own_on_gpu(own) || cai_impl_own_elsewhere(own))
+    if (own->array.stream == NULL || cai_impl_own_elsewhere(own))
         return false;
     return cai_impl_stream_is_capturing_on(own->array.stream, cai_impl_own_device(own), &capturing, NULL) == CAI_OK &&
            capturing;
