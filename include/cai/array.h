@@ -360,11 +360,10 @@ CAI_IMPL cai_impl_own_array_t *cai_impl_own_allocate(cai_order_pool_t *pool, int
     return own;
 }
 
-/* Undo cai_impl_own_allocate. */
+/* An array that could not be finished; there may be memory already, and work on its stream, which does not capture. */
 CAI_IMPL_COLD cai_array_t *cai_impl_own_discard(cai_impl_own_array_t *own)
 {
-    cai_order_pool_release(own->pool);
-    free(own);
+    cai_impl_own_destroy(own);
     return NULL;
 }
 
@@ -546,8 +545,7 @@ CAI_IMPL_COLD cai_array_t *cai_impl_array_copy(cai_order_pool_t *pool, const cai
     (void)cai_device_guard_leave(&guard, NULL);
     if (status == CAI_OK)
         return &own->array;
-    cai_array_release(&own->array);
-    return NULL;
+    return cai_impl_own_discard(own);
 }
 
 #endif /* CAI_ARRAY_H */
