@@ -159,6 +159,13 @@ CAI_IMPL bool cai_impl_own_elsewhere(const cai_impl_own_array_t *own)
     return own->array.stream == CAI_STREAM_PER_THREAD && pthread_equal(own->thread, pthread_self()) == 0;
 }
 
+/* The array's stream as this thread can name it: legacy waits for another thread's per-thread stream, which in turn waits
+ * for legacy. */
+CAI_IMPL cai_stream_t cai_impl_own_stream(const cai_impl_own_array_t *own)
+{
+    return cai_impl_own_elsewhere(own) ? CAI_STREAM_LEGACY : own->array.stream;
+}
+
 /* ------------------------------------------------------------------------------------------------------- release --- */
 
 /* What has to be over before the memory can go. */
@@ -300,7 +307,7 @@ CAI_IMPL cai_status_t cai_impl_own_used_on(cai_array_t *array, cai_stream_t stre
     cai_impl_lock(&own->lock);
     if (array->stream == NULL)
         array->stream = stream == CAI_STREAM_PER_THREAD ? CAI_STREAM_LEGACY : stream;
-    mine = array->stream;
+    mine = cai_impl_own_stream(own);
     cai_impl_unlock(&own->lock);
     return cai_order_streams(own->pool, stream, mine, cai_impl_own_device(own), NULL);
 }
@@ -316,12 +323,13 @@ CAI_API cai_status_t cai_array_set_stream(cai_array_t *array, cai_stream_t strea
     if (array->used_on != cai_impl_own_used_on)
         return CAI_ERROR_OBJECT_OWNERSHIP;
     stream = stream == NULL ? cai_order_wait(NULL).stream : stream;
-    before = array->stream;
+    before = cai_impl_own_stream(own);
     status = before == NULL ? CAI_OK : cai_order_streams(own->pool, before, stream, cai_impl_own_device(own), NULL);
     if (status != CAI_OK)
         return status;
     cai_impl_lock(&own->lock);
     array->stream = stream;
+    own->thread = pthread_self();
     old_owner = own->stream_owner;
     old_deleter = own->stream_deleter;
     own->stream_owner = owner;
