@@ -330,6 +330,7 @@ CAI_API cai_status_t cai_array_set_stream(cai_array_t *array, cai_stream_t strea
     cai_impl_lock(&own->lock);
     array->stream = stream;
     own->thread = pthread_self();
+    own->ordered_back = false; /* it is not the owner's own any more */
     old_owner = own->stream_owner;
     old_deleter = own->stream_deleter;
     own->stream_owner = owner;
