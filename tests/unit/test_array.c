@@ -705,6 +705,7 @@ Test(array, pitfall_56_freed_in_stream_order_without_waiting)
     for (size_t i = 0; i < UNIT_COUNT(streams); i++) {
         int          blocks = 0, *seen = new_int();
         cai_array_t *array = new_array(NULL, CAI_MEMORY_DEVICE, 0, streams[i]);
+        UNIT_CUDA(cudaStreamSynchronize(streams[i]));
         use_late(array, streams[i], seen);
         emulator_clear_calls();
         emulator_set_blocking_hook(count_block, &blocks);
