@@ -1095,9 +1095,11 @@ Test(array, pitfall_51_deleter_while_its_stream_captures)
 
 /* ---- threads ----------------------------------------------------------------------------------------------------- */
 
+/* Whatever the free put on this thread's own stream is done, too. */
 static void *release_there(void *array)
 {
     cai_array_release((cai_array_t *)array);
+    UNIT_CUDA(cudaStreamSynchronize(CAI_STREAM_PER_THREAD));
     return NULL;
 }
 
