@@ -1166,6 +1166,29 @@ Test(array, pitfall_56_per_thread_stream_used_on_another_thread)
     UNIT_NO_VIOLATIONS();
 }
 
+static void *write_there(void *argument)
+{
+    const use_t *use = (const use_t *)argument;
+    unit_write_late(use->stream, use->seen);
+    cr_expect_eq(cai_array_used_on(use->array, use->stream), CAI_OK);
+    return NULL;
+}
+
+/* The array had no stream, and the one that it gets cannot be named on the thread that frees. */
+Test(array, pitfall_56_per_thread_stream_told_on_another_thread)
+{
+    owner_t owner;
+    use_t   use;
+    use.seen = new_int();
+    use.stream = CAI_STREAM_PER_THREAD;
+    use.array = wrap_int(NULL, use.seen, 0, &owner, use.seen);
+    on_another_thread(write_there, &use);
+    cai_array_release(use.array);
+    cr_expect_eq(owner.deletions, 1);
+    cr_expect_eq(owner.seen, 1);
+    UNIT_NO_VIOLATIONS();
+}
+
 static void *set_stream_there(void *argument)
 {
     const use_t *use = (const use_t *)argument;
@@ -1352,6 +1375,98 @@ Test(array, pitfall_55_each_call_of_release_fails_in_turn)
         }
     }
 }
+
+/* ---- copies ------------------------------------------------------------------------------------------------------ */
+
+/* Six of eight values, backwards and with gaps: the copy has the same strides, and memory of its own. */
+static cai_array_t *wrap_backwards(int32_t *memory, int64_t *shape, int64_t *strides)
+{
+    cai_tensor_t tensor;
+    cai_array_t *array;
+    shape[0] = 2;
+    shape[1] = 3;
+    strides[0] = -4;
+    strides[1] = 1;
+    for (int i = 0; i < 8; i++)
+        memory[i] = 10 + i;
+    fill_tensor(&tensor, memory + 4, CAI_DEVICE_CUDA_MANAGED, 0, shape);
+    tensor.ndim = 2;
+    tensor.strides = strides;
+    array = cai_array_wrap(NULL, &tensor, CAI_READONLY, NULL, NULL, NULL);
+    cr_assert_not_null(array);
+    return array;
+}
+
+Test(array, copies_have_the_values_and_the_strides)
+{
+    int64_t            shape[2], strides[2];
+    int32_t           *memory = NULL;
+    const cai_stream_t stream = unit_stream(cudaStreamNonBlocking);
+    cai_array_t       *source, *copy;
+    cai_error_t        error;
+    UNIT_CUDA(cudaMallocManaged((void **)&memory, 8 * sizeof(int32_t), cudaMemAttachGlobal));
+    source = wrap_backwards(memory, shape, strides);
+    copy = cai_impl_array_copy(NULL, source, CAI_MEMORY_MANAGED, stream, &error);
+    cr_assert_not_null(copy);
+    cr_expect_eq(copy->flags, CAI_COPIED, "a copy may be written");
+    cr_expect_eq(copy->stream, stream);
+    cr_expect_eq(copy->tensor.strides[0], -4);
+    cr_expect_eq(copy->tensor.strides[1], 1);
+    UNIT_CUDA(cudaStreamSynchronize(stream));
+    for (int64_t i = 0; i < 2; i++) {
+        for (int64_t j = 0; j < 3; j++)
+            cr_expect_eq(((int32_t *)copy->tensor.data)[j - 4 * i], 14 + j - 4 * i, "%d, %d", (int)i, (int)j);
+    }
+    cr_expect_eq(emulator_count_allocations(), 2);
+    cai_array_release(copy);
+    cr_expect_eq(emulator_count_allocations(), 1);
+    cai_array_release(source);
+    UNIT_NO_VIOLATIONS();
+}
+
+Test(array, pitfall_51_copies_on_a_capturing_stream)
+{
+    cai_order_pool_t  *pool = new_pool();
+    int64_t            shape[2], strides[2];
+    int32_t            memory[8];
+    const cai_stream_t stream = unit_stream(cudaStreamNonBlocking);
+    cai_array_t       *source = wrap_backwards(memory, shape, strides);
+    cai_error_t        error;
+    UNIT_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    cr_expect_null(cai_impl_array_copy(pool, source, CAI_MEMORY_DEVICE, stream, &error));
+    cr_expect_eq(error.status, CAI_ERROR_STREAM_CAPTURE);
+    cr_expect_eq(pool->references, 1, "what was refused is gone");
+    unit_end_capture(stream, "copy");
+    cai_array_release(source);
+    cai_order_pool_release(pool);
+    UNIT_NO_VIOLATIONS();
+}
+
+Test(array, pitfall_55_each_call_of_a_copy_fails_in_turn)
+{
+    bool failed = true;
+    for (int nth = 1; failed; nth++) {
+        int64_t      shape[2], strides[2];
+        int32_t     *memory = NULL;
+        cai_array_t *source, *copy;
+        cai_error_t  error;
+        UNIT_CUDA(cudaMallocManaged((void **)&memory, 8 * sizeof(int32_t), cudaMemAttachGlobal));
+        source = wrap_backwards(memory, shape, strides);
+        source->tensor.device.device_id = 1;
+        cr_assert_eq(emulator_fail(NULL, nth, cudaErrorInitializationError), 0);
+        copy = cai_impl_array_copy(NULL, source, CAI_MEMORY_DEVICE, CAI_STREAM_LEGACY, &error);
+        failed = emulator_count_failures() == 0;
+        emulator_fail_clear();
+        cr_expect(copy != NULL || failed, "call %d", nth);
+        cr_expect_eq(emulator_cudaPeekAtLastError(), cudaSuccess, "call %d", nth);
+        cai_array_release(copy);
+        cr_expect_eq(emulator_count_allocations(), 1, "call %d: leaked", nth);
+        cai_array_release(source);
+        emulator_reset();
+    }
+}
+
+/* ---- deleters and failures --------------------------------------------------------------------------------------- */
 
 /* A wait that fails is over: the deleter runs, once, whatever fails. */
 Test(array, pitfall_55_each_call_before_a_deleter_fails_in_turn)
