@@ -159,6 +159,13 @@ CAI_IMPL bool cai_impl_own_elsewhere(const cai_impl_own_array_t *own)
     return own->array.stream == CAI_STREAM_PER_THREAD && pthread_equal(own->thread, pthread_self()) == 0;
 }
 
+/* The array's stream as this thread can name it: legacy waits for another thread's per-thread stream, which in turn waits
+ * for legacy. */
+CAI_IMPL cai_stream_t cai_impl_own_stream(const cai_impl_own_array_t *own)
+{
+    return cai_impl_own_elsewhere(own) ? CAI_STREAM_LEGACY : own->array.stream;
+}
+
 /* ------------------------------------------------------------------------------------------------------- release --- */
 
 /* What has to be over before the memory can go. */
@@ -219,8 +226,10 @@ CAI_IMPL void cai_impl_own_free_memory(const cai_impl_own_array_t *own)
     cai_device_guard_t guard = {-1};
     if (own->memory == CAI_IMPL_MEMORY_WRAPPED ? own->deleter == NULL : own->base == NULL)
         return;
+    /* Where the device cannot be reached, memory of cai's own is lost; an owner gets his back all the same. */
     if (cai_impl_own_on_gpu(own) && cai_impl_own_device(own) >= 0 &&
-        cai_device_guard_enter(&guard, cai_impl_own_device(own), NULL) != CAI_OK)
+        cai_device_guard_enter(&guard, cai_impl_own_device(own), NULL) != CAI_OK &&
+        own->memory != CAI_IMPL_MEMORY_WRAPPED)
         return;
     cai_impl_own_let_go(own);
     (void)cai_device_guard_leave(&guard, NULL);
@@ -241,7 +250,7 @@ CAI_IMPL void cai_impl_own_destroy(cai_impl_own_array_t *own)
 CAI_IMPL bool cai_impl_own_is_capturing(const cai_impl_own_array_t *own)
 {
     bool capturing = false;
-    if (own->array.stream == NULL || !cai_impl_own_on_gpu(own) || cai_impl_own_elsewhere(own))
+    if (own->array.stream == NULL || cai_impl_own_elsewhere(own))
         return false;
     return cai_impl_stream_is_capturing_on(own->array.stream, cai_impl_own_device(own), &capturing, NULL) == CAI_OK &&
            capturing;
@@ -297,7 +306,7 @@ CAI_IMPL cai_status_t cai_impl_own_used_on(cai_array_t *array, cai_stream_t stre
     cai_impl_lock(&own->lock);
     if (array->stream == NULL)
         array->stream = stream == CAI_STREAM_PER_THREAD ? CAI_STREAM_LEGACY : stream;
-    mine = array->stream;
+    mine = cai_impl_own_stream(own);
     cai_impl_unlock(&own->lock);
     return cai_order_streams(own->pool, stream, mine, cai_impl_own_device(own), NULL);
 }
@@ -313,12 +322,14 @@ CAI_API cai_status_t cai_array_set_stream(cai_array_t *array, cai_stream_t strea
     if (array->used_on != cai_impl_own_used_on)
         return CAI_ERROR_OBJECT_OWNERSHIP;
     stream = stream == NULL ? cai_order_wait(NULL).stream : stream;
-    before = array->stream;
+    before = cai_impl_own_stream(own);
     status = before == NULL ? CAI_OK : cai_order_streams(own->pool, before, stream, cai_impl_own_device(own), NULL);
     if (status != CAI_OK)
         return status;
     cai_impl_lock(&own->lock);
     array->stream = stream;
+    own->thread = pthread_self();
+    own->ordered_back = false; /* it is not the owner's own any more */
     old_owner = own->stream_owner;
     old_deleter = own->stream_deleter;
     own->stream_owner = owner;
@@ -357,11 +368,10 @@ CAI_IMPL cai_impl_own_array_t *cai_impl_own_allocate(cai_order_pool_t *pool, int
     return own;
 }
 
-/* Undo cai_impl_own_allocate. */
+/* An array that could not be finished; there may be memory already, and work on its stream, which does not capture. */
 CAI_IMPL_COLD cai_array_t *cai_impl_own_discard(cai_impl_own_array_t *own)
 {
-    cai_order_pool_release(own->pool);
-    free(own);
+    cai_impl_own_destroy(own);
     return NULL;
 }
 
@@ -543,8 +553,7 @@ CAI_IMPL_COLD cai_array_t *cai_impl_array_copy(cai_order_pool_t *pool, const cai
     (void)cai_device_guard_leave(&guard, NULL);
     if (status == CAI_OK)
         return &own->array;
-    cai_array_release(&own->array);
-    return NULL;
+    return cai_impl_own_discard(own);
 }
 
 #endif /* CAI_ARRAY_H */

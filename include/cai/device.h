@@ -205,6 +205,22 @@ CAI_IMPL cai_status_t cai_impl_capture_mode_exchange(enum cudaStreamCaptureMode 
                            error);
 }
 
+/* Allocate and free in no pool: what waits for the device is the free. A device without memory left has to be waited for
+ * all the same, with pinned memory instead. */
+CAI_IMPL_COLD cai_status_t cai_impl_free_a_dummy(cai_error_t *error)
+{
+    void             *dummy = NULL;
+    const cudaError_t result = CAI_CUDA(cudaMalloc)(&dummy, 1);
+    cai_status_t      status;
+    if (result == cudaSuccess)
+        return cai_cuda_status(CAI_CUDA(cudaFree)(dummy), "cudaFree", error);
+    if (result != cudaErrorMemoryAllocation)
+        return cai_cuda_status(result, "cudaMalloc", error);
+    (void)CAI_CUDA(cudaGetLastError)();
+    status = cai_cuda_status(CAI_CUDA(cudaHostAlloc)(&dummy, 1, cudaHostAllocPortable), "cudaHostAlloc", error);
+    return status != CAI_OK ? status : cai_cuda_status(CAI_CUDA(cudaFreeHost)(dummy), "cudaFreeHost", error);
+}
+
 /* Wait on the host until the stream's work is done; blocks, and breaks no other stream's capture. */
 CAI_IMPL_COLD cai_status_t cai_impl_stream_barrier(cudaStream_t stream, cai_error_t *error)
 {
@@ -223,13 +239,10 @@ CAI_IMPL_COLD cai_status_t cai_impl_stream_barrier(cudaStream_t stream, cai_erro
 CAI_IMPL_COLD cai_status_t cai_impl_device_barrier(cai_error_t *error)
 {
     enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
-    void                      *dummy = NULL;
     cai_status_t               status = cai_impl_capture_mode_exchange(&mode, error), left;
     if (status != CAI_OK)
         return status;
-    status = cai_cuda_status(CAI_CUDA(cudaMalloc)(&dummy, 1), "cudaMalloc", error);
-    if (status == CAI_OK)
-        status = cai_cuda_status(CAI_CUDA(cudaFree)(dummy), "cudaFree", error);
+    status = cai_impl_free_a_dummy(error);
     left = cai_impl_capture_mode_exchange(&mode, status == CAI_OK ? error : NULL);
     return status != CAI_OK ? status : left;
 }

@@ -388,6 +388,14 @@ CAI_IMPL cai_status_t cai_impl_event_take(cai_order_pool_t *pool, int32_t device
                            "cudaEventCreateWithFlags", error);
 }
 
+/* A failure is not left behind as the thread's last error; one of somebody else's is. */
+CAI_IMPL void cai_impl_event_destroy(cudaEvent_t event)
+{
+    const cudaError_t result = CAI_CUDA(cudaEventDestroy)(event);
+    if (CAI_IMPL_UNLIKELY(result != cudaSuccess))
+        (void)CAI_CUDA(cudaGetLastError)();
+}
+
 /* An event is free again as soon as the wait for it is enqueued: the wait is for what was recorded then. */
 CAI_IMPL void cai_impl_event_put(cai_order_pool_t *pool, int32_t device_id, cudaEvent_t event)
 {
@@ -401,7 +409,7 @@ CAI_IMPL void cai_impl_event_put(cai_order_pool_t *pool, int32_t device_id, cuda
         cai_impl_unlock(&pool->lock);
     }
     if (CAI_IMPL_UNLIKELY(!kept))
-        (void)CAI_CUDA(cudaEventDestroy)(event);
+        cai_impl_event_destroy(event);
 }
 
 CAI_API void cai_order_pool_release(cai_order_pool_t *pool)
@@ -410,9 +418,8 @@ CAI_API void cai_order_pool_release(cai_order_pool_t *pool)
         return;
     for (int32_t i = 0; i < CAI_IMPL_POOL_DEVICES; i++) {
         while (pool->devices[i].n_events > 0)
-            (void)CAI_CUDA(cudaEventDestroy)(pool->devices[i].events[--pool->devices[i].n_events]);
+            cai_impl_event_destroy(pool->devices[i].events[--pool->devices[i].n_events]);
     }
-    (void)CAI_CUDA(cudaGetLastError)();
     free(pool);
 }
 

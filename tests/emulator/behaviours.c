@@ -1224,6 +1224,27 @@ static void free_of_malloc_waits(const void *unused)
     SUCCEEDS(CUDA(cudaStreamDestroy)(stream));
 }
 
+/* Memory of any size that no work uses: freeing it waits for streams that wait for nobody. */
+static void check_free_waits(const void *is_pinned)
+{
+    const bool   pinned = *(const bool *)is_pinned;
+    cudaStream_t stream = new_stream(cudaStreamNonBlocking);
+    memory_t     memory = new_memory();
+    void        *other = NULL;
+    if (pinned) {
+        SUCCEEDS(CUDA(cudaHostAlloc)(&other, 1, cudaHostAllocPortable));
+    } else {
+        SUCCEEDS(CUDA(cudaMallocManaged)(&other, 1, cudaMemAttachGlobal));
+    }
+    SUCCEEDS(kernel_write_late(stream, memory.device, 1));
+    ANSWERS(cudaErrorNotReady, CUDA(cudaStreamQuery)(stream));
+    SUCCEEDS(pinned ? CUDA(cudaFreeHost)(other) : CUDA(cudaFree)(other));
+    SUCCEEDS(CUDA(cudaStreamQuery)(stream));
+    SUCCEEDS(CUDA(cudaFree)(memory.device));
+    SUCCEEDS(CUDA(cudaFreeHost)(memory.pinned));
+    SUCCEEDS(CUDA(cudaStreamDestroy)(stream));
+}
+
 static void free_of_pool_memory_does_not_wait(const void *unused)
 {
     (void)unused;
@@ -1356,7 +1377,11 @@ static void test_freeing(void)
 {
     static const bool waits = true;
     static const bool does_not = false;
+    static const bool pinned = true;
+    static const bool managed = false;
     run("cudaFree of cudaMalloc memory waits for the device", free_of_malloc_waits);
+    run_named("cudaFreeHost of pinned memory waits for the device", 1, check_free_waits, &pinned);
+    run_named("cudaFree of managed memory waits for the device", 1, check_free_waits, &managed);
     run("cudaFree of pool memory does not, and the address comes back", free_of_pool_memory_does_not_wait);
     run("cudaFree of a dummy waits for other streams and breaks no capture", free_of_a_dummy_is_a_barrier);
     run_named("an event on legacy waits for blocking streams", 1, check_legacy_event, &waits);

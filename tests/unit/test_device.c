@@ -410,6 +410,77 @@ Test(device, a_failure_of_somebody_else_stays)
     cr_expect_eq(emulator_cudaPeekAtLastError(), cudaErrorInvalidDevice);
 }
 
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
+
+Test(device, host_memory_is_aligned)
+{
+    static const size_t sizes[] = {1, 63, 64, 65, 1000};
+    for (size_t i = 0; i < UNIT_COUNT(sizes); i++) {
+        void *pointer = NULL;
+        cr_assert_eq(cai_impl_memory_allocate(&pointer, sizes[i], CAI_MEMORY_HOST, NULL, NULL), CAI_OK);
+        cr_expect_eq((uintptr_t)pointer % 64, 0, "%zu", sizes[i]);
+        memset(pointer, 0x11, sizes[i]);
+        cr_expect_eq(cai_impl_memory_free(pointer, CAI_MEMORY_HOST, NULL, NULL), CAI_OK);
+    }
+    cr_expect_eq(emulator_count_calls(NULL), 0);
+}
+
+Test(device, sizes_that_no_host_has)
+{
+    static const size_t sizes[] = {SIZE_MAX, SIZE_MAX - 62, SIZE_MAX / 2};
+    for (size_t i = 0; i < UNIT_COUNT(sizes); i++) {
+        void       *pointer = (void *)(uintptr_t)1;
+        cai_error_t error;
+        cr_expect_eq(cai_impl_memory_allocate(&pointer, sizes[i], CAI_MEMORY_HOST, NULL, &error), CAI_ERROR_MEMORY);
+        cr_expect_eq(error.status, CAI_ERROR_MEMORY, "%zu", i);
+        cr_expect_null(pointer, "%zu", i);
+    }
+}
+
+/* The capture mode of the thread is the same afterwards, and a capture that minds everybody stays intact. */
+Test(device, pitfall_51_memory_beside_a_capture)
+{
+    static const cai_memory_t allocated[] = {CAI_MEMORY_DEVICE, CAI_MEMORY_DEVICE_NO_POOL, CAI_MEMORY_MANAGED,
+                                             CAI_MEMORY_PINNED};
+    const cudaStream_t        capturing = unit_stream(cudaStreamNonBlocking);
+    UNIT_CUDA(cudaStreamBeginCapture(capturing, cudaStreamCaptureModeGlobal));
+    for (size_t i = 0; i < UNIT_COUNT(allocated); i++) {
+        void *pointer = NULL;
+        cr_expect_eq(cai_impl_memory_allocate(&pointer, 100, allocated[i], CAI_IMPL_BITS(cudaStream_t, 2), NULL),
+                     CAI_OK);
+        cr_expect_eq(unit_capture_mode(), cudaStreamCaptureModeGlobal, "%zu", i);
+        cr_expect_eq(emulator_count_allocations(), 1, "%zu", i);
+        cr_expect_eq(cai_impl_memory_free(pointer, allocated[i], CAI_IMPL_BITS(cudaStream_t, 2), NULL), CAI_OK);
+        cr_expect_eq(unit_capture_mode(), cudaStreamCaptureModeGlobal, "%zu", i);
+        cr_expect_eq(emulator_count_allocations(), 0, "%zu", i);
+    }
+    unit_end_capture(capturing, "memory");
+    UNIT_NO_VIOLATIONS();
+}
+
+/* The barrier: streams that wait for nobody are waited for, a capture stays intact, also without device memory. */
+Test(device, pitfall_56_barrier_of_the_device)
+{
+    for (int full = 0; full < 2; full++) {
+        const cudaStream_t capturing = unit_stream(cudaStreamNonBlocking), stream = unit_stream(cudaStreamNonBlocking);
+        int               *target = NULL;
+        UNIT_CUDA(cudaMallocManaged((void **)&target, sizeof(int), cudaMemAttachGlobal));
+        unit_write_late(stream, target);
+        UNIT_CUDA(cudaStreamBeginCapture(capturing, cudaStreamCaptureModeGlobal));
+        if (full)
+            cr_assert_eq(emulator_fail("cudaMalloc", 1, cudaErrorMemoryAllocation), 0);
+        cr_expect_eq(*target, 0);
+        cr_expect_eq(cai_impl_device_barrier(NULL), CAI_OK, "full %d", full);
+        cr_expect_eq(*target, 1, "full %d", full);
+        cr_expect_eq(unit_capture_mode(), cudaStreamCaptureModeGlobal, "full %d", full);
+        cr_expect_eq(emulator_cudaPeekAtLastError(), cudaSuccess, "full %d", full);
+        unit_end_capture(capturing, "barrier");
+        UNIT_CUDA(cudaFree(target));
+        cr_expect_eq(emulator_count_allocations(), 0, "full %d", full);
+    }
+    UNIT_NO_VIOLATIONS();
+}
+
 /* ---- threads ----------------------------------------------------------------------------------------------------- */
 
 /* The current device is the calling thread's: guards of several threads do not meet. */

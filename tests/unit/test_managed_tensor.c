@@ -355,3 +355,226 @@ Test(managed_tensor, pitfall_30_structs_are_only_read)
     cr_expect_eq(memcmp(legacy, &legacy_before, sizeof(legacy_before)), 0);
     view.impl_give_back(&view);
 }
+
+/* ---- outward ----------------------------------------------------------------------------------------------------- */
+
+/* An array of six elements, over memory that is never looked at. */
+typedef struct outward {
+    int64_t      shape[2], strides[2];
+    int          deletions;
+    cai_array_t *array;
+} outward_t;
+
+static void count_deletion(void *argument)
+{
+    ((outward_t *)argument)->deletions++;
+}
+
+static void make_outward(outward_t *outward, int32_t device_type, int32_t device_id, uint64_t flags)
+{
+    cai_tensor_t tensor;
+    memset(&tensor, 0, sizeof(tensor));
+    outward->shape[0] = 2;
+    outward->shape[1] = 3;
+    outward->strides[0] = 1;
+    outward->strides[1] = 2;
+    outward->deletions = 0;
+    tensor.data = (void *)ADDRESS;
+    tensor.device.device_type = device_type;
+    tensor.device.device_id = device_id;
+    tensor.ndim = 2;
+    tensor.dtype = cai_float32();
+    tensor.shape = outward->shape;
+    tensor.strides = outward->strides;
+    outward->array = cai_array_wrap(NULL, &tensor, flags, outward, count_deletion, NULL);
+    cr_assert_not_null(outward->array);
+}
+
+static void expect_outward(const cai_tensor_t *tensor, const cai_array_t *array, const char *name)
+{
+    cr_expect_eq(tensor->data, (void *)ADDRESS, "%s", name);
+    cr_expect_eq(tensor->byte_offset, 0, "%s", name);
+    cr_expect_eq(tensor->ndim, 2, "%s", name);
+    cr_expect(cai_dtype_equal(tensor->dtype, cai_float32()), "%s", name);
+    cr_expect_neq(tensor->shape, array->tensor.shape, "%s: a copy of its own", name);
+    cr_expect_neq(tensor->strides, array->tensor.strides, "%s: a copy of its own", name);
+    cr_expect_eq(tensor->shape[0], 2, "%s", name);
+    cr_expect_eq(tensor->shape[1], 3, "%s", name);
+    cr_expect_eq(tensor->strides[0], 1, "%s", name);
+    cr_expect_eq(tensor->strides[1], 2, "%s", name);
+}
+
+typedef struct place_case {
+    const char *name;
+    int32_t     type, id, expected_id;
+} place_case_t;
+
+/* DLPack numbers devices; pinned and managed memory and the host have no number there. */
+static const place_case_t places[] = {
+    {"host", CAI_DEVICE_CPU, 0, 0},
+    {"device 0", CAI_DEVICE_CUDA, 0, 0},
+    {"device 1", CAI_DEVICE_CUDA, 1, 1},
+    {"pinned", CAI_DEVICE_CUDA_HOST, 0, 0},
+    {"managed", CAI_DEVICE_CUDA_MANAGED, 1, 0},
+};
+
+Test(managed_tensor, pitfall_46_outward_versioned)
+{
+    for (size_t i = 0; i < UNIT_COUNT(places); i++) {
+        outward_t                       outward;
+        cai_dlpack_managed_versioned_t *first, *second;
+        make_outward(&outward, places[i].type, places[i].id, 0);
+        first = cai_impl_managed_new_versioned(outward.array, outward.array->tensor.device, 3);
+        second = cai_impl_managed_new_versioned(outward.array, outward.array->tensor.device, 0);
+        cr_assert_not_null(first);
+        cr_assert_not_null(second);
+        cr_expect_neq(first, second, "one for each");
+        cr_expect_neq(first->tensor.shape, second->tensor.shape, "one for each");
+        cr_expect_eq(first->version.major, 1);
+        cr_expect_eq(first->version.minor, 3);
+        cr_expect_eq(second->version.minor, 0);
+        cr_expect_eq(first->flags, 0);
+        expect_outward(&first->tensor, outward.array, places[i].name);
+        cr_expect_eq(first->tensor.device.device_type, places[i].type, "%s", places[i].name);
+        cr_expect_eq(first->tensor.device.device_id, places[i].expected_id, "%s", places[i].name);
+        cai_array_release(outward.array);
+        cr_expect_eq(outward.deletions, 0, "%s: both hold it", places[i].name);
+        first->deleter(first);
+        cr_expect_eq(outward.deletions, 0, "%s: the second holds it", places[i].name);
+        expect_outward(&second->tensor, outward.array, places[i].name);
+        second->deleter(second);
+        cr_expect_eq(outward.deletions, 1, "%s", places[i].name);
+    }
+}
+
+Test(managed_tensor, pitfall_46_outward_legacy)
+{
+    for (size_t i = 0; i < UNIT_COUNT(places); i++) {
+        outward_t             outward;
+        cai_dlpack_managed_t *first, *second;
+        make_outward(&outward, places[i].type, places[i].id, 0);
+        first = cai_impl_managed_new_legacy(outward.array, outward.array->tensor.device);
+        second = cai_impl_managed_new_legacy(outward.array, outward.array->tensor.device);
+        cr_assert_not_null(first);
+        cr_assert_not_null(second);
+        cr_expect_neq(first->tensor.shape, second->tensor.shape, "one for each");
+        expect_outward(&first->tensor, outward.array, places[i].name);
+        cr_expect_eq(first->tensor.device.device_type, places[i].type, "%s", places[i].name);
+        cr_expect_eq(first->tensor.device.device_id, places[i].expected_id, "%s", places[i].name);
+        cai_array_release(outward.array);
+        first->deleter(first);
+        cr_expect_eq(outward.deletions, 0, "%s: the second holds it", places[i].name);
+        expect_outward(&second->tensor, outward.array, places[i].name);
+        second->deleter(second);
+        cr_expect_eq(outward.deletions, 1, "%s", places[i].name);
+    }
+}
+
+/* A consumer may write into his copies, and nobody else sees it. */
+Test(managed_tensor, pitfall_46_outward_extents_are_the_consumers)
+{
+    outward_t                       outward;
+    cai_dlpack_managed_versioned_t *managed;
+    make_outward(&outward, CAI_DEVICE_CUDA, 0, 0);
+    managed = cai_impl_managed_new_versioned(outward.array, outward.array->tensor.device, 3);
+    cr_assert_not_null(managed);
+    memset(managed->tensor.shape, 0x5A, 2 * sizeof(int64_t));
+    memset(managed->tensor.strides, 0x5A, 2 * sizeof(int64_t));
+    cr_expect_eq(outward.array->tensor.shape[1], 3);
+    cr_expect_eq(outward.array->tensor.strides[1], 2);
+    managed->deleter(managed);
+    cai_array_release(outward.array);
+    cr_expect_eq(outward.deletions, 1);
+}
+
+Test(managed_tensor, pitfall_47_outward_flags)
+{
+    static const struct {
+        uint64_t flags, expected;
+    } rows[] = {
+        {0, 0},
+        {CAI_READONLY, CAI_DLPACK_FLAG_READ_ONLY},
+        {CAI_SUBBYTE_PADDED, CAI_DLPACK_FLAG_SUBBYTE_PADDED},
+        {CAI_FREE_IN_ORDER, 0}, /* ours alone */
+        {CAI_READONLY | CAI_FREE_IN_ORDER, CAI_DLPACK_FLAG_READ_ONLY},
+    };
+    for (size_t i = 0; i < UNIT_COUNT(rows); i++) {
+        outward_t                       outward;
+        cai_dlpack_managed_versioned_t *managed;
+        make_outward(&outward, CAI_DEVICE_CUDA, 0, rows[i].flags);
+        managed = cai_impl_managed_new_versioned(outward.array, outward.array->tensor.device, 3);
+        cr_assert_not_null(managed);
+        cr_expect_eq(managed->flags, rows[i].expected, "%zu: %d", i, (int)managed->flags);
+        managed->deleter(managed);
+        outward.array->flags |= CAI_COPIED;
+        managed = cai_impl_managed_new_versioned(outward.array, outward.array->tensor.device, 3);
+        cr_assert_not_null(managed);
+        cr_expect_eq(managed->flags, rows[i].expected | CAI_DLPACK_FLAG_IS_COPIED, "%zu", i);
+        managed->deleter(managed);
+        cai_array_release(outward.array);
+        cr_expect_eq(outward.deletions, 1, "%zu", i);
+    }
+}
+
+/* The device that the consumer asked for, as which pinned and managed memory may go out. */
+Test(managed_tensor, outward_as_another_device)
+{
+    outward_t             outward;
+    cai_dlpack_managed_t *managed;
+    cai_device_t          device;
+    make_outward(&outward, CAI_DEVICE_CUDA_MANAGED, 1, 0);
+    device.device_type = CAI_DEVICE_CUDA;
+    device.device_id = 1;
+    managed = cai_impl_managed_new_legacy(outward.array, device);
+    cr_assert_not_null(managed);
+    cr_expect_eq(managed->tensor.device.device_type, CAI_DEVICE_CUDA);
+    cr_expect_eq(managed->tensor.device.device_id, 1);
+    managed->deleter(managed);
+    device.device_type = CAI_DEVICE_CPU;
+    managed = cai_impl_managed_new_legacy(outward.array, device);
+    cr_assert_not_null(managed);
+    cr_expect_eq(managed->tensor.device.device_type, CAI_DEVICE_CPU);
+    cr_expect_eq(managed->tensor.device.device_id, 0);
+    managed->deleter(managed);
+    cai_array_release(outward.array);
+    cr_expect_eq(outward.deletions, 1);
+}
+
+/* 0 dimensions, and no elements: nothing to copy, or no address. */
+Test(managed_tensor, outward_of_one_and_of_nothing)
+{
+    for (int32_t ndim = 0; ndim < 2; ndim++) {
+        int64_t      shape[1] = {0};
+        cai_array_t *array = cai_array_new(NULL, cai_float32(), ndim, shape, -1, CAI_MEMORY_HOST, NULL, NULL);
+        cai_dlpack_managed_versioned_t *managed;
+        cr_assert_not_null(array);
+        managed = cai_impl_managed_new_versioned(array, array->tensor.device, 3);
+        cr_assert_not_null(managed);
+        cr_expect_eq(managed->tensor.ndim, ndim);
+        cr_expect_eq(managed->tensor.data, array->tensor.data);
+        cr_expect_eq(managed->tensor.data == NULL, ndim == 1);
+        if (ndim == 1)
+            cr_expect_eq(managed->tensor.shape[0], 0);
+        cai_array_release(array);
+        managed->deleter(managed);
+    }
+}
+
+/* What goes out comes in again as it was. */
+Test(managed_tensor, outward_and_in_again)
+{
+    outward_t  outward;
+    cai_view_t view;
+    make_outward(&outward, CAI_DEVICE_CUDA, 1, CAI_READONLY);
+    make_view(&view);
+    cr_expect_eq(cai_impl_view_take_versioned(
+                     &view, cai_impl_managed_new_versioned(outward.array, outward.array->tensor.device, 3), NULL),
+                 CAI_OK);
+    cai_array_release(outward.array);
+    cr_expect_eq(view.flags, CAI_READONLY);
+    expect_outward(&view.tensor, outward.array, "view");
+    cr_expect_eq(view.tensor.device.device_id, 1);
+    cr_expect_eq(outward.deletions, 0);
+    view.impl_give_back(&view);
+    cr_expect_eq(outward.deletions, 1);
+}

@@ -102,7 +102,7 @@ Test(request, constants)
     }
     cr_expect_eq(CAI_ANYWHERE, CAI_ON_CUDA | CAI_ON_MANAGED | CAI_ON_PINNED | CAI_ON_HOST);
     cr_expect_eq(CAI_VIA_ANY, CAI_VIA_EXCHANGE | CAI_VIA_BUFFER | CAI_VIA_CUDA_ARRAY_INTERFACE | CAI_VIA_DLPACK |
-                                  CAI_VIA_CUDA_ARRAY_INTERFACE_3);
+                                  CAI_VIA_CUDA_ARRAY_INTERFACE_3 | CAI_VIA_ARRAY);
     cr_expect_eq(CAI_REQUEST_NDIM, 8);
     cr_expect_geq(CAI_REQUEST_EXTENTS, 8);
     for (int64_t k = 0; k < CAI_REQUEST_EXTENTS; k++) {
