@@ -54,7 +54,7 @@ def test_types_without_a_typestr_have_no_interface(arrays, name):
     assert not hasattr(array, "__cuda_array_interface__")
     with pytest.raises(AttributeError, match=name) as refusal:
         array.__cuda_array_interface__
-    assert type(refusal.value.__cause__) is arrays.UnknownDtypeError
+    assert type(refusal.value.__context__) is arrays.UnknownDtypeError
 
 
 def test_host_memory_has_no_interface(arrays):
@@ -62,7 +62,7 @@ def test_host_memory_has_no_interface(arrays):
     assert not hasattr(array, "__cuda_array_interface__")
     with pytest.raises(AttributeError, match="host memory") as refusal:
         array.__cuda_array_interface__
-    assert type(refusal.value.__cause__) is arrays.DeviceMismatchError
+    assert type(refusal.value.__context__) is arrays.DeviceMismatchError
 
 
 @pytest.mark.parametrize("kind", ON_GPU)
@@ -348,7 +348,7 @@ def test_array_interface_of_device_memory_is_absent(arrays):
     assert not hasattr(array, "__array_interface__")
     with pytest.raises(AttributeError) as refusal:
         array.__array_interface__
-    assert type(refusal.value.__cause__) is arrays.DeviceMismatchError
+    assert type(refusal.value.__context__) is arrays.DeviceMismatchError
 
 
 @pytest.mark.parametrize("kind", ["MANAGED", "PINNED"])
