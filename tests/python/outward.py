@@ -49,7 +49,8 @@ class Capsule(types.SimpleNamespace):
 
 
 def fill(array, values=SIX):
-    """Write values into the memory of a new C-contiguous array, at once."""
+    """Write values into the memory of a new C-contiguous array, at once: the pool's memory is there when its stream is."""
+    emulated.run_all()
     emulated.write(array.ptr, np.ascontiguousarray(values).tobytes())
     return array
 
