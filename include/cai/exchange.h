@@ -346,7 +346,8 @@ CAI_IMPL void cai_impl_exchange_delete(void *owner)
         managed->deleter(managed);
 }
 
-/* Take a tensor over: an array that owns it. NULL with an exception, and then the tensor is still the caller's. */
+/* Take a tensor over: an array that owns it. NULL with an exception, and then the tensor is still the caller's. Of its
+ * flags those are passed on that both sides know: cai has others of its own behind them. */
 CAI_IMPL cai_array_t *cai_impl_exchange_take(cai_state_t *state, cai_dlpack_managed_versioned_t *managed)
 {
     cai_array_t *array = NULL;
@@ -355,8 +356,8 @@ CAI_IMPL cai_array_t *cai_impl_exchange_take(cai_state_t *state, cai_dlpack_mana
         (void)cai_error_set(&error, CAI_ERROR_INVALID_VERSION, "DLPack version %u.%u cannot be read",
                             managed->version.major, managed->version.minor);
     else
-        array = cai_array_wrap(state->impl_pool, &managed->tensor, managed->flags, managed, cai_impl_exchange_delete,
-                               &error);
+        array = cai_array_wrap(state->impl_pool, &managed->tensor, managed->flags & (CAI_READONLY | CAI_SUBBYTE_PADDED),
+                               managed, cai_impl_exchange_delete, &error);
     if (array == NULL) {
         (void)cai_raise(state, &error);
         return NULL;
