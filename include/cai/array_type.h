@@ -33,8 +33,8 @@ CAI_API PyObject *cai_array_type(cai_state_t *state);
 CAI_API PyObject *cai_stream_type(cai_state_t *state);
 
 /**
- * A stream (0 is legacy) as a Python object with `__cuda_stream__`, which keeps `owner` (may be NULL) alive: a new reference, or NULL
- * with an exception.
+ * A stream (0 is legacy) as a Python object with `__cuda_stream__`, which keeps `owner` (may be NULL) alive: a new
+ * reference, or NULL with an exception.
  */
 CAI_API PyObject *cai_stream_to_object(cai_state_t *state, cai_stream_t stream, PyObject *owner);
 

@@ -26,7 +26,8 @@ class Buffer(ctypes.Structure):
     _fields_ = [("buf", ctypes.c_void_p), ("obj", ctypes.py_object), ("len", ctypes.c_ssize_t),
                 ("itemsize", ctypes.c_ssize_t), ("readonly", ctypes.c_int), ("ndim", ctypes.c_int),
                 ("format", ctypes.c_char_p), ("shape", ctypes.POINTER(ctypes.c_ssize_t)),
-                ("strides", ctypes.POINTER(ctypes.c_ssize_t)), ("suboffsets", ctypes.c_void_p), ("internal", ctypes.c_void_p)]
+                ("strides", ctypes.POINTER(ctypes.c_ssize_t)), ("suboffsets", ctypes.c_void_p),
+                ("internal", ctypes.c_void_p)]
 
 
 _get = ctypes.pythonapi.PyObject_GetBuffer
@@ -69,7 +70,8 @@ def test_parts_that_were_not_asked_for_are_not_there(arrays, flags):
     assert (said["len"], said["buf"]) == (24, SIX.ctypes.data)
 
 
-LAYOUTS = {"c": SIX, "f": np.asfortranarray(SIX), "neither": np.zeros((4, 6), "f4")[::2, ::2], "both": np.zeros((1, 3), "f4"),
+LAYOUTS = {"c": SIX, "f": np.asfortranarray(SIX), "neither": np.zeros((4, 6), "f4")[::2, ::2],
+           "both": np.zeros((1, 3), "f4"),
            "reversed": SIX[::-1], "0-d": np.zeros((), "f4"), "empty": np.zeros((0, 3), "f4")}
 
 
@@ -308,15 +310,15 @@ def test_many_threads_ask_at_once(arrays):
     array = arrays.give(handle)
     arrays.release(handle)
 
-    def work():
+    def work(array):
         for _ in range(300):
             memoryview(array).release()
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
+    threads = [threading.Thread(target=work, args=(array,)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    del array, work
+    del array, threads, thread
     gc.collect()
     assert arrays.deleted() == [9]

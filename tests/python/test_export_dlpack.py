@@ -546,9 +546,7 @@ def torch_from(array):
 
 
 def jax_from(array):
-    checks.need("jax")
-    import jax.numpy
-    return jax.numpy.from_dlpack(array, copy=False)
+    return checks.need("jax.numpy").from_dlpack(array, copy=False)
 
 
 def tvm_from(array):
@@ -671,19 +669,19 @@ def test_many_threads_export_at_once(arrays):
     array = arrays.give(handle)
     arrays.release(handle)
 
-    def work():
+    def work(array):
         for turn in range(300):
             capsule = array.__dlpack__(max_version=(1, 0))
             if turn % 2:
                 Capsule(capsule).consume()()
             del capsule
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
+    threads = [threading.Thread(target=work, args=(array,)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert arrays.deleted() == []
-    del array, work
+    del array, threads, thread
     gc.collect()
     assert arrays.deleted() == [8]

@@ -217,7 +217,8 @@ def test_interfaces_inside_a_capture(arrays):
 @pytest.mark.parametrize("wrap", [False, True])
 def test_pitfall_20_the_owner_of_the_stream_lives_as_long_as_the_array(arrays, wrap):
     mine, other = emulated.create_stream(), emulated.create_stream()
-    handle = on_device(arrays, (4,), None, owner=5)[0] if wrap else arrays.new_handle((4,), "float32", arrays.DEVICE, 0, mine)
+    handle = (on_device(arrays, (4,), None, owner=5)[0] if wrap else
+              arrays.new_handle((4,), "float32", arrays.DEVICE, 0, mine))
     memory = [5] if wrap else []
     array = arrays.give(handle)
     assert arrays.set_stream(handle, other, 9) == "OK"

@@ -429,8 +429,7 @@ def test_like_torch(arrays, monkeypatch):
 
 def test_like_jax(arrays):
     jax = checks.need("jax")
-    import jax.numpy
-    made = arrays.give_like(wrapped(arrays, SIX.copy()), jax.numpy.zeros(1))
+    made = arrays.give_like(wrapped(arrays, SIX.copy()), checks.need("jax.numpy").zeros(1))
     assert isinstance(made, jax.Array) and made.tolist() == SIX.tolist()
 
 

@@ -52,7 +52,8 @@ class Indexable:
 # ------------------------------------------------------------------------------------------------------------- accepted
 
 
-@pytest.mark.parametrize("given, number", [(None, 1), (0, 1), (1, 1), (2, 2), (HANDLE, HANDLE), ((1 << 64) - 1, (1 << 64) - 1)])
+@pytest.mark.parametrize("given, number", [(None, 1), (0, 1), (1, 1), (2, 2), (HANDLE, HANDLE),
+                                           ((1 << 64) - 1, (1 << 64) - 1)])
 def test_pitfall_69_numbers_and_none(arrays, given, number):
     """0, which is the legacy stream to CUDA, is never passed on: it becomes 1."""
     assert arrays.read_stream(given) == number
