@@ -33,8 +33,8 @@ CAI_API PyObject *cai_array_type(cai_state_t *state);
 CAI_API PyObject *cai_stream_type(cai_state_t *state);
 
 /**
- * A stream as a Python object with `__cuda_stream__`, which keeps `owner` (may be NULL) alive: a new reference, or NULL
- * with an exception.
+ * A stream (0 is legacy) as a Python object with `__cuda_stream__`, which keeps `owner` (may be NULL) alive: a new
+ * reference, or NULL with an exception.
  */
 CAI_API PyObject *cai_stream_to_object(cai_state_t *state, cai_stream_t stream, PyObject *owner);
 
@@ -463,7 +463,7 @@ CAI_API PyObject *cai_stream_to_object(cai_state_t *state, cai_stream_t stream, 
     self = CAI_IMPL_BITS(cai_impl_stream_object_t *, allocate(CAI_IMPL_BITS(PyTypeObject *, type), 0));
     if (self == NULL)
         return NULL;
-    self->stream = stream;
+    self->stream = stream == NULL ? CAI_STREAM_LEGACY : stream;
     self->owner = Py_XNewRef(owner);
     return CAI_IMPL_BITS(PyObject *, self);
 }

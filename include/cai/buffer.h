@@ -172,8 +172,8 @@ CAI_API int cai_buffer_export(cai_state_t *state, cai_array_t *array, PyObject *
     buffer->readonly = (array->flags & CAI_READONLY) != 0;
     buffer->ndim = tensor->ndim;
     buffer->format = (flags & PyBUF_FORMAT) != 0 ? CAI_IMPL_BITS(char *, CAI_IMPL_BITS(uintptr_t, format)) : NULL;
-    buffer->shape = (flags & PyBUF_ND) != 0 ? extents : NULL;
-    buffer->strides = (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? extents + tensor->ndim : NULL;
+    buffer->shape = tensor->ndim > 0 && (flags & PyBUF_ND) != 0 ? extents : NULL; /* NULL too for a single item */
+    buffer->strides = tensor->ndim > 0 && (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? extents + tensor->ndim : NULL;
     buffer->suboffsets = NULL;
     buffer->internal = extents;
     buffer->obj = Py_NewRef(exporter);

@@ -35,11 +35,21 @@ CAI_IMPL_COLD int cai_impl_stream_refuse(cai_state_t *state, PyObject *object, c
     return cai_raise(state, &error);
 }
 
-/* A handle: an integer, or what turns into one (cuda.bindings' CUstream, ctypes pointers). */
+/* A handle as an integer: one, or what turns into one (cuda.bindings' CUstream), text and floats excepted. A new reference;
+ * NULL for anything else, with or without an exception. */
+CAI_IMPL PyObject *cai_impl_stream_handle_number(PyObject *value)
+{
+    if (PyLong_CheckExact(value))
+        return Py_NewRef(value);
+    if (PyBool_Check(value) || PyFloat_Check(value) || PyUnicode_Check(value) || PyObject_CheckBuffer(value))
+        return NULL;
+    return PyNumber_Long(value);
+}
+
 CAI_IMPL int cai_impl_stream_read_handle(cai_state_t *state, PyObject *object, PyObject *value, cai_stream_t *stream)
 {
     uint64_t  handle = 0;
-    PyObject *number = PyBool_Check(value) ? NULL : PyNumber_Long(value);
+    PyObject *number = cai_impl_stream_handle_number(value);
     bool      read = number != NULL && cai_impl_read_uint64(number, &handle);
     Py_XDECREF(number);
     if (!read)

@@ -615,6 +615,16 @@ CAI_IMPL_COLD void cai_impl_capsule_end(PyObject *capsule)
     cai_impl_put_back(pending);
 }
 
+/* The consumer's stream reads the array until a copy there is done: work on the array from now on, and its end, come
+ * after that. Where that cannot be ordered, the memory is freed behind everything on its device. */
+CAI_IMPL_COLD void cai_impl_dlpack_copied_on(cai_array_t *array, const cai_impl_dlpack_wish_t *wish)
+{
+    if (wish->device.device_type == CAI_DEVICE_CPU || array->tensor.data == NULL)
+        return;
+    if (array->stream == NULL || cai_array_used_on(array, wish->stream) != CAI_OK)
+        cai_impl_array_went_out(array);
+}
+
 /* A capsule of the array as it is. */
 CAI_IMPL PyObject *cai_impl_dlpack_capsule(cai_array_t *array, cai_device_t device, bool versioned)
 {
@@ -658,6 +668,7 @@ CAI_IMPL PyObject *cai_impl_dlpack_export_copy(cai_state_t *state, cai_array_t *
     copy = cai_impl_dlpack_copy(state, array, wish);
     if (copy == NULL)
         return NULL;
+    cai_impl_dlpack_copied_on(array, wish);
     capsule = cai_impl_dlpack_capsule(copy, wish->device, wish->versioned);
     if (capsule != NULL)
         cai_impl_array_went_out(copy);

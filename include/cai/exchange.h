@@ -347,7 +347,8 @@ CAI_IMPL void cai_impl_exchange_delete(void *owner)
         managed->deleter(managed);
 }
 
-/* Take a tensor over: an array that owns it. NULL with an exception, and then the tensor is still the caller's. */
+/* Take a tensor over: an array that owns it. NULL with an exception, and then the tensor is still the caller's. Of its
+ * flags those are passed on that both sides know: cai has others of its own behind them. */
 CAI_IMPL cai_array_t *cai_impl_exchange_take(cai_state_t *state, cai_dlpack_managed_versioned_t *managed)
 {
     cai_array_t *array = NULL;
@@ -356,8 +357,8 @@ CAI_IMPL cai_array_t *cai_impl_exchange_take(cai_state_t *state, cai_dlpack_mana
         (void)cai_error_set(&error, CAI_ERROR_INVALID_VERSION, "DLPack version %u.%u cannot be read",
                             managed->version.major, managed->version.minor);
     else
-        array = cai_array_wrap(state->impl_pool, &managed->tensor, managed->flags, managed, cai_impl_exchange_delete,
-                               &error);
+        array = cai_array_wrap(state->impl_pool, &managed->tensor, managed->flags & (CAI_READONLY | CAI_SUBBYTE_PADDED),
+                               managed, cai_impl_exchange_delete, &error);
     if (array == NULL) {
         (void)cai_raise(state, &error);
         return NULL;
@@ -369,17 +370,35 @@ CAI_IMPL cai_array_t *cai_impl_exchange_take(cai_state_t *state, cai_dlpack_mana
 
 /* ----------------------------------------------------------------------- a table's state, in each interpreter ---- */
 
-/* The functions of a table that make an object are told no module: the state is found by the interpreter. 0, or -1 with an
- * exception. */
+/* The functions of a table that make an object are told no module: the state is found by the interpreter, whose dict has a
+ * list of the states that share the table, which several may (a module that was loaded twice, CAI_DEFINE_STATE). The last
+ * one counts, those of modules before that without. */
+
+/* The list of a table's states, made where there is none: a new reference, or NULL with an exception. */
+CAI_IMPL_COLD PyObject *cai_impl_table_states(PyObject *key)
+{
+    PyObject *dict = PyInterpreterState_GetDict(PyInterpreterState_Get()), *states = NULL;
+    if (dict != NULL && cai_impl_get_item(dict, key, &states) != 0)
+        return states;
+    states = PyList_New(0);
+    if (states != NULL && cai_impl_dict_set(key, states) < 0)
+        Py_CLEAR(states);
+    return states;
+}
+
+/* 0, or -1 with an exception. */
 CAI_IMPL_COLD int cai_impl_table_register(cai_state_t *state, const void *table)
 {
-    PyObject *key = cai_impl_dict_key(table), *capsule = PyCapsule_New(state, NULL, NULL);
+    PyObject *key = cai_impl_dict_key(table), *capsule = PyCapsule_New(state, NULL, NULL), *states = NULL;
     int       result = -1;
     if (state->impl_table_keys == NULL)
         state->impl_table_keys = PyList_New(0);
     if (key != NULL && capsule != NULL && state->impl_table_keys != NULL &&
         PyList_Append(state->impl_table_keys, key) == 0)
-        result = cai_impl_dict_set(key, capsule);
+        states = cai_impl_table_states(key);
+    if (states != NULL)
+        result = PyList_Insert(states, state->impl_module == NULL ? 0 : PyList_Size(states), capsule);
+    Py_XDECREF(states);
     Py_XDECREF(key);
     Py_XDECREF(capsule);
     return result;
@@ -388,10 +407,16 @@ CAI_IMPL_COLD int cai_impl_table_register(cai_state_t *state, const void *table)
 /* NULL with an exception where the module of the table is not loaded in this interpreter. */
 CAI_IMPL_COLD cai_state_t *cai_impl_table_state(const void *table)
 {
-    cai_state_t *state = cai_impl_dict_find(table);
+    PyObject        *dict = PyInterpreterState_GetDict(PyInterpreterState_Get()); /* borrowed */
+    PyObject        *key = cai_impl_dict_key(table), *states = NULL;
+    const int        found = dict == NULL || key == NULL ? -1 : cai_impl_get_item(dict, key, &states);
+    const Py_ssize_t n = found > 0 ? PyList_Size(states) : 0;
+    void            *state = n > 0 ? PyCapsule_GetPointer(PyList_GetItem(states, n - 1), NULL) : NULL;
+    Py_XDECREF(key);
+    Py_XDECREF(states);
     if (state == NULL && PyErr_Occurred() == NULL)
         PyErr_SetString(PyExc_RuntimeError, "the module of this exchange table is not loaded in this interpreter");
-    return state;
+    return CAI_IMPL_CAST(cai_state_t *, state);
 }
 
 #endif /* CAI_EXCHANGE_H */

@@ -305,20 +305,29 @@ CAI_API int cai_state_clear(PyObject *module)
     return 0;
 }
 
-/* Take the state out of the interpreter's dict, unless another one has taken its place there. */
+/* Take a state out of the list of those that one exchange table has; an empty list leaves the dict. */
+CAI_IMPL_COLD void cai_impl_state_unregister_from(const cai_state_t *state, PyObject *dict, PyObject *key)
+{
+    PyObject *states;
+    if (cai_impl_get_item(dict, key, &states) <= 0)
+        return;
+    for (Py_ssize_t i = PyList_Size(states) - 1; i >= 0; i--) {
+        if (PyCapsule_GetPointer(PyList_GetItem(states, i), NULL) == state)
+            (void)PyList_SetSlice(states, i, i + 1, NULL);
+    }
+    if (PyList_Size(states) == 0)
+        (void)PyDict_DelItem(dict, key);
+    Py_DECREF(states);
+}
+
+/* Take the state out of the interpreter's dict. */
 CAI_IMPL_COLD void cai_impl_state_unregister(cai_state_t *state)
 {
     PyObject        *dict = PyInterpreterState_GetDict(PyInterpreterState_Get()); /* borrowed; NULL at the very end */
     PyObject        *pending = cai_impl_take_exception();
     const Py_ssize_t n = state->impl_table_keys == NULL || dict == NULL ? 0 : PyList_Size(state->impl_table_keys);
-    for (Py_ssize_t i = 0; i < n; i++) {
-        PyObject *key = PyList_GetItem(state->impl_table_keys, i), *capsule;
-        if (cai_impl_get_item(dict, key, &capsule) <= 0)
-            continue;
-        if (PyCapsule_GetPointer(capsule, NULL) == state)
-            (void)PyDict_DelItem(dict, key);
-        Py_DECREF(capsule);
-    }
+    for (Py_ssize_t i = 0; i < n; i++)
+        cai_impl_state_unregister_from(state, dict, PyList_GetItem(state->impl_table_keys, i));
     Py_CLEAR(state->impl_table_keys);
     cai_impl_set_exception(pending);
 }

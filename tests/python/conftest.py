@@ -32,6 +32,17 @@ def probe(request):
     return checks.load(request.param)
 
 
+ARRAYS = ["arrays"] if sys.version_info < (3, 11) else ["arrays", "arrays_limited"]
+
+
+@pytest.fixture(params=ARRAYS)
+def arrays(request):
+    """The module that makes and keeps arrays, with a state of its own: once per build of the library."""
+    module = checks.load(request.param)
+    module.forget_deleted()
+    return module
+
+
 @pytest.fixture
 def accepts(probe):
     return checks.Checks(probe).accepts

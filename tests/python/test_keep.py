@@ -1,0 +1,485 @@
+"""Arrays that C keeps beyond the call, and gives back: the very object that came, at any time, from any thread."""
+
+import array as array_module
+import gc
+import sys
+import threading
+import time
+import weakref
+
+import numpy as np
+import pytest
+
+import checks
+import dlpack
+import emulated
+import loans
+import producers
+import tables
+from outward import NEW, OLD, SIX, Capsule, fill, seen_on, shown, wrapped
+
+
+@pytest.fixture(autouse=True)
+def torch():
+    tables.set_stream(emulated.LEGACY)
+    with loans.torch_imported():
+        yield
+
+
+SOURCES = {
+    "interface": lambda: producers.Interface(SIX, stream=emulated.LEGACY),
+    "interface-v2": lambda: producers.Interface(SIX, version=2),
+    "interface-ready": lambda: producers.Interface(SIX, stream=None),
+    "dlpack": lambda: producers.DLPack(SIX, tensor={"owner": None}),
+    "dlpack-legacy": lambda: producers.DLPack(SIX, legacy=True, tensor={"owner": None}),
+    "torch": lambda: loans.table_array(loans.Tensor, SIX.tobytes(), shape=(2, 3)),
+    "table": lambda: loans.table_array(loans.Owning, SIX.tobytes(), shape=(2, 3)),
+    "numpy": lambda: SIX.copy(),
+    "transposed": lambda: np.asfortranarray(SIX),
+    "array": lambda: array_module.array("f", range(6)),
+    "bytearray": lambda: bytearray(SIX.tobytes()),
+}
+
+
+class Watched:
+    """Objects without weak references are watched by their counts."""
+
+    def __init__(self, source):
+        self.source = source
+
+    @property
+    def count(self):
+        return sys.getrefcount(self.source)
+
+
+@pytest.fixture(params=SOURCES)
+def source(request):
+    return SOURCES[request.param]()
+
+
+def flush(arrays):
+    """A call of cai, which empties the queue of what unknown threads gave up; late returns have arrived."""
+    emulated.run_all()
+    arrays.new((), "int8", arrays.HOST)
+
+
+# ------------------------------------------------------------------------------------------------------------ identity
+
+
+@pytest.mark.parametrize("order", ["adopt", "block", 1])
+def test_the_very_object_comes_back(arrays, source, order):
+    watched = Watched(source)
+    checks.catch(arrays.keep, source, order)
+    flush(arrays)
+    before = watched.count
+    handle = arrays.keep(source, order)
+    assert arrays.give(handle) is source
+    assert arrays.give(handle) is source
+    during = watched.count
+    assert during > before
+    arrays.release(handle)
+    flush(arrays)
+    assert watched.count == before
+
+
+def test_many_of_one_object(arrays, source):
+    watched = Watched(source)
+    arrays.release(arrays.keep(source))
+    flush(arrays)
+    before = watched.count
+    handles = [arrays.keep(source) for _ in range(20)]
+    assert all(arrays.give(handle) is source for handle in handles)
+    for handle in handles:
+        arrays.release(handle)
+    flush(arrays)
+    del handles, handle
+    assert watched.count == before
+
+
+def test_what_c_sees(arrays):
+    source = producers.Interface(SIX, stream=2)
+    about = arrays.describe(arrays.keep(source))
+    assert (about["pointer"], about["shape"], about["device"], about["stream"], about["flags"]) == (
+        source.pointer, (2, 3), (2, 0), 2, 0)
+    frozen = np.arange(3, dtype="f4")
+    frozen.flags.writeable = False
+    about = arrays.describe(arrays.keep(frozen))
+    assert (about["pointer"], about["device"], about["stream"], about["flags"]) == (
+        frozen.ctypes.data, (1, 0), 0, arrays.READONLY)
+
+
+def test_the_caller_drops_the_object(arrays):
+    """C's array keeps the object and its memory, and can still hand it out."""
+    source = producers.Interface(SIX, stream=1)
+    gone, pointer = weakref.ref(source), source.pointer
+    handle = arrays.keep(source)
+    del source
+    gc.collect()
+    assert gone() is not None and arrays.give(handle) is gone()
+    assert emulated.read(pointer, 24) == SIX.tobytes()
+    arrays.release(handle)
+    flush(arrays)
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_bytearray_stays_locked_while_c_has_it(arrays):
+    data = bytearray(8)
+    handle = arrays.keep(data)
+    with pytest.raises(BufferError):
+        data.append(1)
+    arrays.release(handle)
+    flush(arrays)
+    data.append(1)
+
+
+def test_refused_objects_keep_nothing(arrays):
+    frozen = np.arange(3, dtype="f4")
+    frozen.flags.writeable = False
+    for source in (object(), frozen, producers.Interface(SIX, overrides={"typestr": ">f4"}), "text"):
+        before = sys.getrefcount(source)
+        kept, refusal = checks.catch(arrays.keep, source, "adopt", arrays.WRITABLE)
+        assert kept is None and issubclass(refusal.type, arrays.CAIError)
+        assert sys.getrefcount(source) == before
+
+
+def test_capsules_are_consumed_and_become_arrays(arrays):
+    """A DLPack capsule is used up, so that it is no array to give back: an Array is made of the memory."""
+    managed = dlpack.Managed(SIX.ctypes.data, (2, 3))
+    capsule = managed.capsule()
+    handle = arrays.keep(capsule)
+    assert dlpack.capsule_name(capsule) == "used_dltensor_versioned"
+    made = arrays.give(handle)
+    assert type(made) is arrays.Array and made.ptr == SIX.ctypes.data
+    arrays.release(handle)
+    flush(arrays)
+    assert managed.deletions == 0
+    del made
+    flush(arrays)
+    gc.collect()
+    assert managed.deletions == 1
+
+
+def test_readonly_goes_out_again(arrays):
+    frozen = SIX.copy()
+    frozen.flags.writeable = False
+    first = arrays.keep(frozen)
+    second = arrays.from_capsule(arrays.to_capsule(first))
+    assert arrays.describe(second)["flags"] & arrays.READONLY
+    assert arrays.give(second) is frozen
+
+
+# ------------------------------------------------------------------------------------------------------------- threads
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_pitfall_44_released_on_a_foreign_thread(arrays, source, hold):
+    """With the GIL held by another thread meanwhile, or not: the release never waits for it."""
+    watched = Watched(source)
+    arrays.release(arrays.keep(source))
+    flush(arrays)
+    before = watched.count
+    handle = arrays.keep(source)
+    assert arrays.release_on_thread(handle, hold) < 5
+    flush(arrays)
+    assert watched.count == before
+    with pytest.raises(RuntimeError):
+        arrays.give(handle)
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_pitfall_44_arrays_of_cs_own_on_a_foreign_thread(arrays, hold):
+    handle = wrapped(arrays, SIX, owner=3)
+    assert arrays.release_on_thread(handle, hold) < 5
+    assert arrays.deleted() == [3]
+
+
+def test_pitfall_44_python_empties_the_queue_by_itself(arrays):
+    """Without a further call of cai: a pending call of the interpreter does."""
+    source = producers.Interface(SIX, stream=1)
+    gone = weakref.ref(source)
+    handle = arrays.keep(source)
+    del source
+    arrays.release_on_thread(handle, True)
+    for _ in range(1000):
+        time.sleep(0.001)  # Python 3.11 looks for what other threads ask for when it takes the GIL again
+        if gone() is None:
+            break
+    gc.collect()
+    assert gone() is None
+
+
+def test_pitfall_44_many_threads_release(arrays):
+    """Threads of C, of Python, and this one, all at once."""
+    sources = [producers.Interface(SIX, stream=1) for _ in range(60)]
+    gone = [weakref.ref(source) for source in sources]
+    handles = [arrays.keep(source) for source in sources]
+    del sources
+
+    def work(part):
+        for number, handle in enumerate(part):
+            if number % 2:
+                arrays.release_on_thread(handle, False)
+            else:
+                arrays.release(handle)
+
+    threads = [threading.Thread(target=work, args=(handles[start::4],)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    flush(arrays)
+    gc.collect()
+    assert [reference() for reference in gone] == [None] * 60
+
+
+def test_pitfall_44_with_an_exception_pending(arrays):
+    """The last reference goes in a frame that an exception leaves."""
+
+    class Raising(producers.Interface):
+        def __del__(self):
+            try:
+                raise ValueError("late")
+            except ValueError:
+                ended.append(1)
+
+    ended = []
+
+    def run():
+        handle = arrays.keep(Raising(SIX, stream=1))
+        raise KeyError(type(handle))
+
+    refusal = checks.catch(run)[1]
+    assert refusal.type is KeyError and refusal.causes == []
+    flush(arrays)
+    gc.collect()
+    assert ended == [1]
+
+
+# -------------------------------------------------------------------------------------------------------- two extensions
+
+
+@pytest.fixture
+def second():
+    return checks.load("arrays_second")
+
+
+def test_an_array_of_another_extension_comes_back(arrays, second):
+    """By its `_capsule`, and as the very object."""
+    array = shown(arrays, SIX, owner=7)
+    before = sys.getrefcount(array)
+    handle = second.keep(array)
+    assert second.give(handle) is array
+    assert second.describe(handle)["pointer"] == SIX.ctypes.data
+    second.release(handle)
+    flush(second)
+    assert sys.getrefcount(array) == before
+    assert arrays.deleted() == []
+    del array
+    assert arrays.deleted() == [7]
+
+
+def test_the_other_extension_keeps_it_alive(arrays, second):
+    array = shown(arrays, SIX, owner=8)
+    handle = second.keep(array)
+    del array
+    gc.collect()
+    assert arrays.deleted() == []
+    assert type(second.give(handle)) is arrays.Array
+    second.release(handle)
+    flush(second)
+    assert arrays.deleted() == [8]
+
+
+@pytest.mark.parametrize("order", ["capsule_first", "handle_first", "array_first"])
+def test_capsules_between_extensions(arrays, second, order):
+    """A reference each: freed once, after the last, in whatever order they go."""
+    mine = wrapped(arrays, SIX, owner=9)
+    capsule = arrays.to_capsule(mine)
+    assert dlpack.capsule_name(capsule) == "cai_array_v1"
+    theirs = second.from_capsule(capsule)
+    again = second.from_capsule(capsule)  # read any number of times
+    assert second.describe(theirs)["pointer"] == SIX.ctypes.data
+    made = second.give(theirs)
+    assert type(made) is second.Array
+    steps = {"capsule_first": ["capsule", "mine", "theirs", "made"], "handle_first": ["theirs", "made", "mine", "capsule"],
+             "array_first": ["made", "capsule", "theirs", "mine"]}[order]
+    second.release(again)
+    for step in steps:
+        assert arrays.deleted() == []
+        if step == "mine":
+            arrays.release(mine)
+        elif step == "theirs":
+            second.release(theirs)
+        elif step == "capsule":
+            del capsule
+        else:
+            del made
+            gc.collect()
+    assert arrays.deleted() == [9] and second.deleted() == []
+
+
+def test_an_object_that_goes_through_two_extensions(arrays, second):
+    """Its makers know where it came from."""
+    source = producers.Interface(SIX, stream=1)
+    theirs = second.from_capsule(arrays.to_capsule(arrays.keep(source)))
+    assert second.give(theirs) is source
+
+
+def test_an_array_capsule_as_an_argument(arrays, second):
+    mine = wrapped(arrays, SIX, owner=4)
+    kept = second.keep(arrays.to_capsule(mine))
+    assert second.describe(kept)["pointer"] == SIX.ctypes.data
+    assert type(second.give(kept)) is second.Array
+    arrays.release(mine)
+    assert arrays.deleted() == []
+    second.release(kept)
+    gc.collect()
+    flush(second)
+    assert arrays.deleted() == [4]
+
+
+@pytest.mark.parametrize("wrong", [None, 1, object(), "capsule"])
+def test_capsules_that_are_none(arrays, wrong):
+    if wrong == "capsule":
+        wrong = dlpack.Managed(SIX.ctypes.data, (2, 3)).capsule()
+    with pytest.raises(arrays.InvalidCapsuleError):
+        arrays.from_capsule(wrong)
+
+
+def test_use_in_another_extension_is_told_to_the_maker(arrays, second):
+    """What the second extension enqueued is over before the first one's memory goes, and is on the joined stream."""
+    mine, theirs = emulated.create_stream(), emulated.create_stream()
+    array = arrays.new((4,), "float32", arrays.DEVICE, 0, mine)
+    handle = second.keep(array)
+    done = []
+    emulated.launch(theirs, lambda: done.append(1))
+    assert second.used_on(handle, theirs) == "OK"
+    assert array.__cuda_array_interface__["stream"] == mine
+    emulated.synchronize(mine)
+    assert done == [1]
+
+
+def test_arrays_of_this_extension_come_back(arrays):
+    array = arrays.new((4,), "float32", arrays.DEVICE)
+    before = sys.getrefcount(array)
+    handle = arrays.keep(array)
+    assert arrays.give(handle) is array
+    arrays.release(handle)
+    flush(arrays)
+    assert sys.getrefcount(array) == before
+
+
+# ---------------------------------------------------------------------------------------------------------------- order
+
+
+def test_kept_memory_comes_back_after_cs_work(arrays):
+    """A producer that told no stream gets its memory back when the work on it is over."""
+    consumer = emulated.create_stream()
+    source = producers.Interface(np.frombuffer(OLD, "f4"), version=2)
+    pointer, done = source.pointer, []
+    weakref.finalize(source, lambda: done.append(emulated.read(pointer, 16))).atexit = False
+    handle = arrays.keep(source, consumer)
+    del source
+    loans.fill_later(consumer, pointer, NEW)
+    assert arrays.used_on(handle, consumer) == "OK"
+    arrays.release(handle)
+    flush(arrays)
+    gc.collect()
+    assert done == [NEW]
+
+
+def test_kept_memory_of_a_known_stream_needs_no_wait(arrays):
+    """The work is ordered on the producer's stream, and the host goes on."""
+    stream, mine = emulated.create_stream(), emulated.create_stream()
+    source = producers.Interface(np.frombuffer(OLD, "f4"), stream=stream)
+    handle = arrays.keep(source)
+    loans.fill_later(mine, source.pointer, NEW)
+    assert arrays.used_on(handle, mine) == "OK"
+    arrays.release(handle)
+    assert emulated.count_pending() > 0
+    seen = seen_on(stream, source.pointer)
+    emulated.synchronize(stream)
+    assert seen == [NEW]
+
+
+# ------------------------------------------------------------------------------------------------- like another library
+
+
+def test_like_numpy(arrays):
+    array = wrapped(arrays, SIX, owner=5)
+    made = arrays.give_like(array, np.zeros(1))
+    assert type(made) is np.ndarray and made.ctypes.data == SIX.ctypes.data and made.shape == (2, 3)
+    arrays.release(array)
+    assert arrays.deleted() == []
+    del made
+    gc.collect()
+    assert arrays.deleted() == [5]
+
+
+def test_like_torch(arrays, monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch")
+    torch = checks.need("torch")
+    sys.modules["torch"] = torch
+    source = SIX.copy()
+    made = arrays.give_like(wrapped(arrays, source, owner=6), torch.zeros(1))
+    assert type(made) is torch.Tensor and made.data_ptr() == source.ctypes.data
+    assert made.tolist() == source.tolist()
+
+
+def test_like_jax(arrays):
+    jax = checks.need("jax")
+    made = arrays.give_like(wrapped(arrays, SIX.copy()), checks.need("jax.numpy").zeros(1))
+    assert isinstance(made, jax.Array) and made.tolist() == SIX.tolist()
+
+
+def test_like_itself(arrays):
+    """An object of that type already is what was wanted."""
+    source = SIX.copy()
+    assert arrays.give_like(arrays.keep(source), np.zeros(3)) is source
+    array = arrays.new((2,), "float32", arrays.HOST)
+    assert type(arrays.give_like(arrays.new_handle((2,), "float32", arrays.HOST), array)) is arrays.Array
+
+
+@pytest.mark.parametrize("like", [None, 1, "text", object()])
+def test_like_what_is_no_array(arrays, like):
+    handle = wrapped(arrays, SIX, owner=1)
+    with pytest.raises(arrays.InterfaceNotImplementedError) as refusal:
+        arrays.give_like(handle, like)
+    assert isinstance(refusal.value, TypeError) and type(like).__name__ in str(refusal.value)
+    arrays.release(handle)
+    gc.collect()
+    assert arrays.deleted() == [1]
+
+
+def test_like_a_library_that_refuses(arrays):
+    """Its own exception, and nothing is kept."""
+    handle = arrays.new_handle((4,), "float32", arrays.DEVICE)
+    made, refusal = checks.catch(arrays.give_like, handle, np.zeros(1))
+    assert made is None and refusal.type in (BufferError, ValueError, RuntimeError)
+    before = emulated.count_allocations()
+    arrays.release(handle)
+    gc.collect()
+    assert emulated.count_allocations() == before - 1
+
+
+def test_like_an_array_namespace(arrays):
+    """What the standard calls it comes first."""
+
+    class Namespace:
+        @staticmethod
+        def from_dlpack(array):
+            return "made", array
+
+    class Like:
+        def __array_namespace__(self):
+            return Namespace
+
+    handle = wrapped(arrays, SIX)
+    made, array = arrays.give_like(handle, Like())
+    assert made == "made" and type(array) is arrays.Array
+    assert Capsule(array.__dlpack__()).data == SIX.ctypes.data
+
+
+def test_values_that_were_filled(arrays):
+    assert np.from_dlpack(fill(arrays.new((2, 3), "float32", arrays.HOST))).tolist() == SIX.tolist()

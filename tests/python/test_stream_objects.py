@@ -1,0 +1,229 @@
+"""Streams as Python objects: those of other libraries as arguments, and Stream, which cai hands out."""
+
+import ctypes
+import gc
+import sys
+import weakref
+
+import pytest
+
+import checks
+import emulated
+
+HANDLE = 0x7F00_1234_5678
+
+
+class Protocol:
+    """A stream with __cuda_stream__ as a method."""
+
+    def __init__(self, answer, **attributes):
+        self.answer, self.calls = answer, 0
+        self.__dict__.update(attributes)
+
+    def __cuda_stream__(self):
+        self.calls += 1
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+class Attributes:
+    def __init__(self, **attributes):
+        self.__dict__.update(attributes)
+
+
+class Integral:
+    """What cuda.bindings' CUstream is: no int, but one can be made of it."""
+
+    def __init__(self, value, index=False):
+        self.value = value
+        if index:
+            self.__class__ = Indexable
+
+    def __int__(self):
+        return self.value
+
+
+class Indexable:
+    def __index__(self):
+        return self.value
+
+
+# ------------------------------------------------------------------------------------------------------------- accepted
+
+
+@pytest.mark.parametrize("given, number", [(None, 1), (0, 1), (1, 1), (2, 2), (HANDLE, HANDLE),
+                                           ((1 << 64) - 1, (1 << 64) - 1)])
+def test_pitfall_69_numbers_and_none(arrays, given, number):
+    """0, which is the legacy stream to CUDA, is never passed on: it becomes 1."""
+    assert arrays.read_stream(given) == number
+
+
+@pytest.mark.parametrize("answer", [(0, HANDLE), [0, HANDLE], (Indexable, HANDLE), (0, Integral(HANDLE)),
+                                    (0, Integral(HANDLE, index=True))],
+                         ids=["tuple", "list", "version", "int", "index"])
+def test_pitfall_68_the_protocol(arrays, answer):
+    if answer[0] is Indexable:
+        answer = (Integral(0, index=True), answer[1])
+    stream = Protocol(answer)
+    before = sys.getrefcount(stream), sys.getrefcount(answer)
+    assert arrays.read_stream(stream) == HANDLE
+    assert stream.calls == 1
+    assert (sys.getrefcount(stream), sys.getrefcount(answer)) == before
+
+
+def test_pitfall_69_null_streams_of_the_protocol(arrays):
+    assert arrays.read_stream(Protocol((0, 0))) == 1
+
+
+def test_pitfall_68_the_protocol_as_an_attribute(arrays):
+    """As it was before it became a method."""
+    assert arrays.read_stream(Attributes(__cuda_stream__=(0, HANDLE))) == HANDLE
+
+
+@pytest.mark.parametrize("name", ["cuda_stream", "ptr", "handle"])
+@pytest.mark.parametrize("value", [HANDLE, Integral(HANDLE), Integral(HANDLE, index=True)], ids=["number", "int", "index"])
+def test_older_attributes(arrays, name, value):
+    assert arrays.read_stream(Attributes(**{name: value})) == HANDLE
+    assert arrays.read_stream(Attributes(**{name: 0})) == 1
+
+
+def test_the_protocol_comes_first(arrays):
+    assert arrays.read_stream(Protocol((0, HANDLE), cuda_stream=3, ptr=4, handle=5)) == HANDLE
+    assert arrays.read_stream(Attributes(cuda_stream=3, ptr=4, handle=5)) == 3
+    assert arrays.read_stream(Attributes(ptr=4, handle=5)) == 4
+
+
+def test_attributes_are_looked_up_on_the_instance(arrays):
+    class Proxy:
+        def __getattr__(self, name):
+            return getattr(inner, name)
+
+    inner = Protocol((0, HANDLE))
+    assert arrays.read_stream(Proxy()) == HANDLE
+
+
+# -------------------------------------------------------------------------------------------------------------- refused
+
+
+@pytest.mark.parametrize("answer", [0, None, (0,), (0, 1, 2), (), "01", HANDLE, ("0", HANDLE), (None, HANDLE), (0, None),
+                                    (0, -1), (0, 1 << 64), (0, True), (0, 1.0), (0, b"1"), (False, HANDLE)])
+def test_pitfall_68_answers_that_are_none(arrays, answer):
+    with pytest.raises(arrays.InvalidStreamError) as refusal:
+        arrays.read_stream(Protocol(answer))
+    assert isinstance(refusal.value, ValueError)
+    assert "Protocol" in str(refusal.value)
+
+
+@pytest.mark.parametrize("version", [1, 2, -1, 99])
+def test_pitfall_68_other_versions(arrays, version):
+    with pytest.raises(arrays.InvalidVersionError, match="version"):
+        arrays.read_stream(Protocol((version, HANDLE)))
+
+
+@pytest.mark.parametrize("what", [ValueError("own"), KeyError("own"), MemoryError(), KeyboardInterrupt()])
+def test_the_streams_own_exception_is_raised(arrays, what):
+    refusal = checks.catch(arrays.read_stream, Protocol(what))[1]
+    assert (refusal.type, refusal.args) == (type(what), what.args)
+
+
+@pytest.mark.parametrize("thing", [True, False, -1, 1 << 64, "1", b"1", 1.0, object(), (0, HANDLE), [], {}, print],
+                         ids=lambda thing: type(thing).__name__ + str(thing)[:4])
+def test_pitfall_69_things_that_are_no_streams(arrays, thing):
+    with pytest.raises(arrays.InvalidStreamError, match="expected a CUDA stream"):
+        arrays.read_stream(thing)
+
+
+@pytest.mark.parametrize("value", ["1", b"1", bytearray(b"1"), 1.0, True, None, -1, 1 << 64, object()])
+@pytest.mark.parametrize("name", ["cuda_stream", "ptr", "handle"])
+def test_handles_that_are_none(arrays, name, value):
+    """Text and floats are no handles, though int() makes numbers of them."""
+    with pytest.raises(arrays.InvalidStreamError):
+        arrays.read_stream(Attributes(**{name: value}))
+
+
+def test_arrays_are_no_streams(arrays):
+    """An Array has `ptr`, as CuPy's streams have; NumPy's have not."""
+    numpy = checks.need("numpy")
+    with pytest.raises(arrays.InvalidStreamError):
+        arrays.read_stream(numpy.zeros(3))
+
+
+# ----------------------------------------------------------------------------------------------------- of the libraries
+
+
+def test_streams_of_cuda_core_and_bindings(arrays):
+    driver = checks.need("cuda.bindings.driver")
+    assert arrays.read_stream(Attributes(handle=driver.CUstream(HANDLE))) == HANDLE
+    assert arrays.read_stream(Protocol((0, driver.CUstream(HANDLE)))) == HANDLE
+
+
+# --------------------------------------------------------------------------------------------------------------- Stream
+
+
+@pytest.mark.parametrize("number", [1, 2, HANDLE, (1 << 64) - 1])
+def test_stream(arrays, number):
+    stream = arrays.make_stream(number)
+    assert type(stream) is arrays.Stream
+    assert stream.__cuda_stream__() == (0, number)
+    assert type(stream.__cuda_stream__()) is tuple
+    assert stream.handle == int(stream) == stream.__index__() == number
+    assert arrays.read_stream(stream) == number
+
+
+def test_the_null_stream_is_legacy(arrays):
+    stream = arrays.make_stream(0)
+    assert stream.handle == 1 and stream.__cuda_stream__() == (0, 1)
+    assert stream == arrays.make_stream(1) and hash(stream) == hash(arrays.make_stream(1))
+    assert repr(stream) == "Stream(legacy)"
+
+
+def test_streams_are_equal_by_handle(arrays):
+    one, same, other = arrays.make_stream(HANDLE), arrays.make_stream(HANDLE, [1]), arrays.make_stream(2)
+    assert one == same and one is not same and hash(one) == hash(same)
+    assert one != other and not one == other
+    assert {one: 1}[same] == 1
+    assert one != HANDLE and one is not None and not one == "x"
+    with pytest.raises(TypeError):
+        one < other
+
+
+def test_hash_is_never_minus_one(arrays):
+    for number in ((1 << 64) - 1, (1 << 64) - 2, 1, 2):
+        assert isinstance(hash(arrays.make_stream(number)), int)
+
+
+def test_stream_repr(arrays):
+    assert repr(arrays.make_stream(1)) == "Stream(legacy)"
+    assert repr(arrays.make_stream(2)) == "Stream(per thread)"
+    assert repr(arrays.make_stream(HANDLE)) == f"Stream({HANDLE:#x})"
+
+
+def test_pitfall_68_the_owner_is_kept(arrays):
+    class Owner:
+        pass
+
+    owner = Owner()
+    gone, before = weakref.ref(owner), sys.getrefcount(owner)
+    stream = arrays.make_stream(HANDLE, owner)
+    assert sys.getrefcount(owner) == before + 1
+    assert gc.is_tracked(stream) and owner in gc.get_referents(stream)
+    del owner
+    assert gone() is not None
+    del stream
+    assert gone() is None
+
+
+def test_stream_attributes_cannot_be_set(arrays):
+    with pytest.raises(AttributeError):
+        arrays.make_stream(1).handle = 2
+
+
+def test_the_stream_of_an_array_goes_into_other_libraries(arrays):
+    """By the protocol, in whatever library has it; here our own second extension."""
+    second = checks.load("arrays_second")
+    mine = emulated.create_stream()
+    stream = arrays.new((3,), "float32", arrays.DEVICE, 0, mine).stream
+    assert second.read_stream(stream) == mine
+    assert stream != second.make_stream(mine)  # another type
+    assert ctypes.c_void_p(stream.handle).value == mine
