@@ -106,7 +106,8 @@ typedef struct cai_impl_own_array {
     bool                foreign; /* somebody may use the memory on a stream that nobody told, or whose handle is gone */
     bool                ordered_back; /* the stream is the owner's own: what is ordered there needs no wait */
     void               *base;         /* what is freed; NULL: nothing was allocated */
-    pthread_t           thread;       /* the maker's: CAI_STREAM_PER_THREAD is another stream on every other thread */
+    int32_t             home;   /* of pinned memory: the device whose streams 1 and 2 are meant; -1: the current one */
+    pthread_t           thread; /* the maker's: CAI_STREAM_PER_THREAD is another stream on every other thread */
     void               *owner, *stream_owner;
     void (*deleter)(void *owner);
     void (*stream_deleter)(void *owner);
@@ -150,7 +151,7 @@ CAI_IMPL int32_t cai_impl_own_device(const cai_impl_own_array_t *own)
 {
     const cai_device_t device = own->array.tensor.device;
     return device.device_type == CAI_DEVICE_CUDA || device.device_type == CAI_DEVICE_CUDA_MANAGED ? device.device_id
-                                                                                                  : -1;
+                                                                                                  : own->home;
 }
 
 /* Whether the array's stream is the per-thread one of another thread, which cannot be named from here. */
@@ -164,6 +165,30 @@ CAI_IMPL bool cai_impl_own_elsewhere(const cai_impl_own_array_t *own)
 CAI_IMPL cai_stream_t cai_impl_own_stream(const cai_impl_own_array_t *own)
 {
     return cai_impl_own_elsewhere(own) ? CAI_STREAM_LEGACY : own->array.stream;
+}
+
+CAI_IMPL void cai_impl_own_release(cai_array_t *array);
+
+/* Whether this extension made the array. */
+CAI_IMPL bool cai_impl_is_own(const cai_array_t *array)
+{
+    return array->release == cai_impl_own_release;
+}
+
+/* The same two of any maker's array. */
+CAI_IMPL int32_t cai_impl_array_device(const cai_array_t *array)
+{
+    const cai_device_t device = array->tensor.device;
+    if (cai_impl_is_own(array))
+        return cai_impl_own_device(CAI_IMPL_BITS(const cai_impl_own_array_t *, array));
+    return device.device_type == CAI_DEVICE_CUDA || device.device_type == CAI_DEVICE_CUDA_MANAGED ? device.device_id
+                                                                                                  : -1;
+}
+
+CAI_IMPL cai_stream_t cai_impl_array_stream(const cai_array_t *array)
+{
+    return cai_impl_is_own(array) ? cai_impl_own_stream(CAI_IMPL_BITS(const cai_impl_own_array_t *, array))
+                                  : array->stream;
 }
 
 /* ------------------------------------------------------------------------------------------------------- release --- */
@@ -363,6 +388,7 @@ CAI_IMPL cai_impl_own_array_t *cai_impl_own_allocate(cai_order_pool_t *pool, int
     own->array.tensor.shape = cai_impl_own_extents(own);
     own->array.tensor.strides = cai_impl_own_extents(own) + n;
     own->references = 1;
+    own->home = -1;
     own->pool = cai_order_pool_retain(pool);
     own->thread = pthread_self();
     return own;
@@ -441,6 +467,7 @@ CAI_IMPL cai_status_t cai_impl_own_fill_on(cai_impl_own_array_t *own, size_t nby
         status = cai_device_guard_enter(&guard, device_id, error);
     if (status != CAI_OK)
         return status;
+    own->home = device_id;
     own->array.tensor.device =
         cai_impl_device(type, type == CAI_DEVICE_CUDA || type == CAI_DEVICE_CUDA_MANAGED ? device_id : 0);
     status = cai_impl_own_fill(own, nbytes, memory, stream, error);
@@ -448,16 +475,27 @@ CAI_IMPL cai_status_t cai_impl_own_fill_on(cai_impl_own_array_t *own, size_t nby
     return status != CAI_OK ? status : left;
 }
 
+/* Arguments of cai_array_new that nothing behind it looks at. */
+CAI_IMPL cai_status_t cai_impl_own_check(int32_t ndim, const int64_t *shape, cai_memory_t memory, cai_error_t *error)
+{
+    if (ndim < 0 || ndim > CAI_MAX_NDIM)
+        return cai_error_set(error, CAI_ERROR_INVALID_SHAPE, "the number of dimensions must be 0 to %d: it is %d",
+                             CAI_MAX_NDIM, ndim);
+    if (shape == NULL && ndim > 0)
+        return cai_error_set(error, CAI_ERROR_INCOMPLETE_INTERFACE, "%d dimensions without a shape", ndim);
+    if (memory < CAI_MEMORY_DEVICE || memory > CAI_MEMORY_HOST)
+        return cai_error_set(error, CAI_ERROR_DEVICE_MISMATCH, "there is no kind of memory %d",
+                             CAI_IMPL_CAST(int, memory));
+    return CAI_OK;
+}
+
 CAI_API cai_array_t *cai_array_new(cai_order_pool_t *pool, cai_dtype_t dtype, int32_t ndim, const int64_t *shape,
                                    int32_t device_id, cai_memory_t memory, cai_stream_t stream, cai_error_t *error)
 {
     cai_impl_own_array_t *own;
     size_t                nbytes = 0;
-    if (ndim < 0 || ndim > CAI_MAX_NDIM) {
-        (void)cai_error_set(error, CAI_ERROR_INVALID_SHAPE, "the number of dimensions must be 0 to %d: it is %d",
-                            CAI_MAX_NDIM, ndim);
+    if (cai_impl_own_check(ndim, shape, memory, error) != CAI_OK)
         return NULL;
-    }
     cai_impl_pool_sweep(pool);
     own = cai_impl_own_allocate(pool, ndim, error);
     if (own == NULL)

@@ -503,7 +503,7 @@ CAI_IMPL PyObject *cai_impl_array_sole_owner(PyObject *self)
 {
     cai_array_t          *array = cai_impl_array_self(self)->array;
     cai_impl_own_array_t *own;
-    if (array == NULL || array->release != cai_impl_own_release)
+    if (array == NULL || !cai_impl_is_own(array))
         return NULL;
     own = cai_impl_own(array);
     if (own->deleter != cai_impl_kept_delete || __atomic_load_n(&own->references, __ATOMIC_ACQUIRE) != 1)
@@ -608,7 +608,7 @@ CAI_IMPL int cai_impl_exchange_make(const cai_dlpack_exchange_t *table, cai_dlpa
     if (array == NULL)
         return -1;
     *out = cai_impl_array_object_new(state, array);
-    if (*out == NULL && array->release == cai_impl_own_release)
+    if (*out == NULL && cai_impl_is_own(array))
         cai_impl_own(array)->deleter = NULL; /* the tensor is still the caller's */
     cai_array_release(array);
     return *out == NULL ? -1 : 0;

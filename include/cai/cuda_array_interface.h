@@ -392,7 +392,7 @@ CAI_IMPL int cai_impl_interface_add_stream(cai_state_t *state, PyObject *dict, c
     int       result;
     if (array->stream == NULL || array->tensor.data == NULL)
         return 0;
-    stream = PyLong_FromUnsignedLongLong(cai_stream_to_handle(array->stream));
+    stream = PyLong_FromUnsignedLongLong(cai_stream_to_handle(cai_impl_array_stream(array)));
     if (stream == NULL)
         return -1;
     result = PyDict_SetItem(dict, cai_impl_name(state, CAI_IMPL_NAME_STREAM), stream);

@@ -534,8 +534,8 @@ CAI_IMPL int cai_impl_dlpack_order(cai_state_t *state, const cai_array_t *array,
 {
     cai_error_t error;
     if (!wish->ordered || array->stream == NULL || array->tensor.data == NULL ||
-        cai_order_streams(state->impl_pool, array->stream, wish->stream, cai_impl_array_device(array), &error) ==
-            CAI_OK)
+        cai_order_streams(state->impl_pool, cai_impl_array_stream(array), wish->stream, cai_impl_array_device(array),
+                          &error) == CAI_OK)
         return 0;
     return cai_raise(state, &error);
 }

@@ -255,8 +255,8 @@ CAI_IMPL int cai_impl_exchange_order(cai_state_t *state, cai_array_t *array)
 {
     cai_error_t error;
     if (array->stream != NULL && array->tensor.data != NULL &&
-        cai_order_streams(state->impl_pool, array->stream, CAI_STREAM_LEGACY, cai_impl_array_device(array), &error) !=
-            CAI_OK)
+        cai_order_streams(state->impl_pool, cai_impl_array_stream(array), CAI_STREAM_LEGACY,
+                          cai_impl_array_device(array), &error) != CAI_OK)
         return cai_raise(state, &error);
     cai_impl_array_went_out(array);
     return 0;

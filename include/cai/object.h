@@ -274,7 +274,7 @@ CAI_IMPL cai_impl_result_t cai_impl_array_fill(const cai_impl_reader_t *reader, 
         cai_impl_array_wait(reader->state, array) < 0)
         return CAI_IMPL_REFUSED;
     cai_impl_set_source(view, array->stream == NULL ? CAI_IMPL_SOURCE_READY : CAI_IMPL_SOURCE_STREAM,
-                        array->stream == NULL ? CAI_STREAM_LEGACY : array->stream);
+                        array->stream == NULL ? CAI_STREAM_LEGACY : cai_impl_array_stream(array));
     return CAI_IMPL_READ;
 }
 

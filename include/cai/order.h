@@ -83,12 +83,14 @@ struct cai_order_pool {
 };
 
 /* A lock for a few instructions, which may be taken with or without the GIL; nothing is called while it is held. */
+/* NOLINTNEXTLINE(readability-non-const-parameter): the built-in writes to it */
 CAI_IMPL void cai_impl_lock(uint8_t *lock)
 {
     while (__atomic_test_and_set(lock, __ATOMIC_ACQUIRE)) {
     }
 }
 
+/* NOLINTNEXTLINE(readability-non-const-parameter) */
 CAI_IMPL void cai_impl_unlock(uint8_t *lock)
 {
     __atomic_clear(lock, __ATOMIC_RELEASE);

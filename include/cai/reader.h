@@ -368,18 +368,10 @@ CAI_IMPL PyObject *cai_impl_integers_as_tuple(const int64_t *values, int32_t n, 
     return tuple;
 }
 
-/* The device whose streams 1 and 2 belong to an array; -1, the current one, for memory that has none. */
-CAI_IMPL int32_t cai_impl_array_device(const cai_array_t *array)
-{
-    const cai_device_t device = array->tensor.device;
-    return device.device_type == CAI_DEVICE_CUDA || device.device_type == CAI_DEVICE_CUDA_MANAGED ? device.device_id
-                                                                                                  : -1;
-}
-
 /* Wait, without the GIL, for the work on an array that host code is about to see. 0, or -1 with an exception. */
 CAI_IMPL int cai_impl_array_wait(cai_state_t *state, const cai_array_t *array)
 {
-    const cai_impl_wait_t wait = cai_impl_wait_for(true, array->stream, cai_impl_array_device(array));
+    const cai_impl_wait_t wait = cai_impl_wait_for(true, cai_impl_array_stream(array), cai_impl_array_device(array));
     PyThreadState        *thread;
     cai_error_t           error;
     bool                  capturing = false;
