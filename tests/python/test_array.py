@@ -178,7 +178,7 @@ def test_equal_means_identical(arrays):
 def test_no_pickle_and_no_copy(arrays, kind, what):
     """Refused, and the message says why and what to do instead."""
     array = arrays.new((3,), "float32", getattr(arrays, kind))
-    with pytest.raises(TypeError, match="neither pickled nor copied: they are memory.*from_dlpack"):
+    with pytest.raises(TypeError, match="neither pickled nor copied: it is memory.*from_dlpack"):
         what(array)
 
 
