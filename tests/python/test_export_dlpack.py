@@ -85,7 +85,7 @@ def test_pitfall_46_every_capsule_has_a_struct_of_its_own(arrays):
     dlpack._Legacy.from_address(kept[0].struct).tensor.shape[0] = 99
     assert Capsule(kept[3].capsule).shape == (2, 3) == array.shape
     del array
-    for count, seen in enumerate(kept):
+    for seen in kept:
         assert arrays.deleted() == []
         seen.consume()()
     assert arrays.deleted() == [1]

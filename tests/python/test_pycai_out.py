@@ -102,7 +102,8 @@ def test_what_must_not_be_written_cannot_be_copied_to():
 
 
 @pytest.mark.parametrize("function, arguments, error", [
-    (FUNCTIONS[0], {"shape": (-1,)}, pycai.InvalidShapeError), (FUNCTIONS[0], {"shape": (1 << 62, 4)}, pycai.InvalidShapeError),
+    (FUNCTIONS[0], {"shape": (-1,)}, pycai.InvalidShapeError),
+    (FUNCTIONS[0], {"shape": (1 << 62, 4)}, pycai.InvalidShapeError),
     (FUNCTIONS[0], {"shape": [1] * 65}, pycai.InvalidShapeError), (FUNCTIONS[0], {"shape": "ab"}, TypeError),
     (FUNCTIONS[0], {"shape": 2.5}, TypeError), (FUNCTIONS[0], {"nothing": 1}, TypeError),
     (FUNCTIONS[1], {"vec": ["a"]}, TypeError), (FUNCTIONS[1], {"vec": 5}, TypeError)])

@@ -76,7 +76,7 @@ def test_ruff():
         "--select",
         "E,F,W,B,PIE,C4",
         "--ignore",
-        "E501,B023,B905",
+        "E501,B015,B018,B023,B905",
         "--target-version",
         "py310",
         *files(".py"),
