@@ -39,9 +39,11 @@ CAI_IMPL_COLD int cai_impl_stream_refuse(cai_state_t *state, PyObject *object, c
  * NULL for anything else, with or without an exception. */
 CAI_IMPL PyObject *cai_impl_stream_handle_number(PyObject *value)
 {
-    if (PyLong_CheckExact(value))
-        return Py_NewRef(value);
-    if (PyBool_Check(value) || PyFloat_Check(value) || PyUnicode_Check(value) || PyObject_CheckBuffer(value))
+    if (PyBool_Check(value))
+        return NULL;
+    if (PyIndex_Check(value))
+        return PyNumber_Index(value);
+    if (PyFloat_Check(value) || PyUnicode_Check(value) || PyObject_CheckBuffer(value))
         return NULL;
     return PyNumber_Long(value);
 }
@@ -105,6 +107,8 @@ CAI_IMPL int cai_impl_stream_from_attributes(cai_state_t *state, PyObject *objec
         Py_DECREF(value);
         return result;
     }
+    if (PyIndex_Check(object)) /* NumPy's integers */
+        return cai_impl_stream_read_handle(state, object, object, stream);
     return cai_impl_stream_refuse(state, object, CAI_ERROR_INVALID_STREAM, "");
 }
 

@@ -5,6 +5,7 @@ import gc
 import sys
 import weakref
 
+import numpy as np
 import pytest
 
 import checks
@@ -57,6 +58,23 @@ class Indexable:
 def test_pitfall_69_numbers_and_none(arrays, given, number):
     """0, which is the legacy stream to CUDA, is never passed on: it becomes 1."""
     assert arrays.read_stream(given) == number
+
+
+@pytest.mark.parametrize("type_", [np.int64, np.uint64])
+def test_pitfall_69_numbers_of_numpy(arrays, type_):
+    """As such, and as handles."""
+    assert arrays.read_stream(type_(HANDLE)) == HANDLE
+    assert arrays.read_stream(type_(0)) == 1
+    assert arrays.read_stream(Attributes(ptr=type_(HANDLE))) == HANDLE
+    assert arrays.read_stream(Protocol((0, type_(HANDLE)))) == HANDLE
+
+
+@pytest.mark.parametrize("thing", [np.float32(1), np.float64(1), np.int64(-1), np.zeros(3), np.bool_(True), np.str_("1")],
+                         ids=repr)
+def test_pitfall_69_things_of_numpy_that_are_no_numbers(arrays, thing):
+    for stream in (thing, Attributes(ptr=thing), Protocol((0, thing))):
+        with pytest.raises(arrays.InvalidStreamError):
+            arrays.read_stream(stream)
 
 
 @pytest.mark.parametrize("answer", [(0, HANDLE), [0, HANDLE], (Indexable, HANDLE), (0, Integral(HANDLE)),
@@ -143,10 +161,9 @@ def test_handles_that_are_none(arrays, name, value):
 
 
 def test_arrays_are_no_streams(arrays):
-    """An Array has `ptr`, as CuPy's streams have; NumPy's have not."""
-    numpy = checks.need("numpy")
+    """Not even those of integers, of which Python makes a number where they have one element."""
     with pytest.raises(arrays.InvalidStreamError):
-        arrays.read_stream(numpy.zeros(3))
+        arrays.read_stream(np.zeros(3, "i8"))
 
 
 # ----------------------------------------------------------------------------------------------------- of the libraries
