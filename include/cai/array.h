@@ -20,12 +20,12 @@
 #define CAI_ARRAY_ABI     1
 #define CAI_ARRAY_CAPSULE "cai_array_v1"
 
-/** A flag of arrays, beside those of tensor.h and stream.h. */
-enum {
-    CAI_FREE_IN_ORDER =
-        32 /**< everybody who uses the array is known (stream, cai_array_used_on, the streams of exports),
-                                so that it can be freed in stream order without looking for others */
-};
+/**
+ * A flag of arrays, beside those of tensor.h and stream.h. FREE_IN_ORDER: everybody who uses the array is known, because
+ * the work is on its stream or was told by cai_array_used_on, so that the array is freed in stream order without looking
+ * for others. What a consumer does on the stream of an export is not looked for then either.
+ */
+enum { CAI_FREE_IN_ORDER = 32 };
 
 /**
  * An array with an owner. Never allocated, copied or changed by anybody but its maker; `retain` and the other functions

@@ -91,10 +91,22 @@ CAI_IMPL int cai_impl_stream_ask(cai_state_t *state, PyObject *object, PyObject 
     return result;
 }
 
+/* Whether an object is an array, whose `ptr` would be taken for a handle: 1, 0, or -1 with an exception. */
+CAI_IMPL int cai_impl_stream_is_array(const cai_state_t *state, PyObject *object)
+{
+    PyObject *method;
+    const int found = cai_impl_get_attribute(object, cai_impl_name(state, CAI_IMPL_NAME_DLPACK), &method);
+    Py_XDECREF(method);
+    return found;
+}
+
 CAI_IMPL int cai_impl_stream_from_attributes(cai_state_t *state, PyObject *object, cai_stream_t *stream)
 {
     static const cai_impl_name_t names[] = {CAI_IMPL_NAME_CUDA_STREAM, CAI_IMPL_NAME_OLD_CUDA_STREAM, CAI_IMPL_NAME_PTR,
                                             CAI_IMPL_NAME_HANDLE};
+    const int                    array = cai_impl_stream_is_array(state, object);
+    if (array != 0)
+        return array < 0 ? -1 : cai_impl_stream_refuse(state, object, CAI_ERROR_INVALID_STREAM, ", which is an array");
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         PyObject *value;
         int       result = cai_impl_get_attribute(object, cai_impl_name(state, names[i]), &value);

@@ -244,3 +244,9 @@ def test_the_stream_of_an_array_goes_into_other_libraries(arrays):
     assert second.read_stream(stream) == mine
     assert stream != second.make_stream(mine)  # another type
     assert ctypes.c_void_p(stream.handle).value == mine
+
+
+def test_pitfall_69_arrays_are_no_streams(arrays):
+    """Their `ptr` is the address of memory."""
+    with pytest.raises(arrays.InvalidStreamError, match="which is an array"):
+        arrays.read_stream(arrays.new((3,), "float32", arrays.HOST))
