@@ -266,6 +266,12 @@ def second():
     return checks.load("arrays_second")
 
 
+def test_the_other_extension_is_of_another_version(arrays, second):
+    """Behind the part of an array that is frozen the two differ."""
+    assert (arrays.cai_version, second.cai_version) == ("0.1.0", "0.2.0")
+    assert second.own_size == arrays.own_size + 40
+
+
 def test_an_array_of_another_extension_comes_back(arrays, second):
     """By its `_capsule`, and as the very object."""
     array = shown(arrays, SIX, owner=7)

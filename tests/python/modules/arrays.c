@@ -563,6 +563,9 @@ static int module_exec(PyObject *module)
         if (PyModule_AddIntConstant(module, numbers[i].name, numbers[i].value) < 0)
             return -1;
     }
+    if (PyModule_AddStringConstant(module, "cai_version", CAI_VERSION_STRING) < 0 ||
+        PyModule_AddIntConstant(module, "own_size", (long)sizeof(cai_impl_own_array_t)) < 0)
+        return -1;
     if (cai_array_type(state) == NULL || cai_stream_type(state) == NULL ||
         PyModule_AddObjectRef(module, "Array", cai_array_type(state)) < 0)
         return -1;
