@@ -465,8 +465,7 @@ CAI_IMPL cai_device_t cai_impl_dlpack_device_of(const cai_array_t *array)
     return device;
 }
 
-CAI_IMPL int cai_impl_dlpack_wish_device(cai_state_t *state, const cai_array_t *array, PyObject *pair,
-                                         cai_impl_dlpack_wish_t *wish)
+CAI_IMPL int cai_impl_dlpack_wish_device(const cai_array_t *array, PyObject *pair, cai_impl_dlpack_wish_t *wish)
 {
     const cai_device_t own = cai_impl_dlpack_device_of(array);
     int64_t            type, id;
@@ -484,7 +483,6 @@ CAI_IMPL int cai_impl_dlpack_wish_device(cai_state_t *state, const cai_array_t *
                  "__dlpack__(): the array is on device (%d, %d) and can be exported there or to the host, "
                  "(1, 0); dl_device is %R",
                  own.device_type, own.device_id, pair);
-    (void)state;
     return -1;
 }
 
@@ -524,7 +522,7 @@ CAI_IMPL int cai_impl_dlpack_wish_read(cai_state_t *state, const cai_array_t *ar
     wish->copy = arguments->copy == NULL ? -1 : PyObject_IsTrue(arguments->copy);
     if (arguments->copy != NULL && wish->copy < 0)
         return -1;
-    if (cai_impl_dlpack_wish_device(state, array, arguments->dl_device, wish) < 0)
+    if (cai_impl_dlpack_wish_device(array, arguments->dl_device, wish) < 0)
         return -1;
     return cai_impl_dlpack_wish_stream(state, arguments->stream, wish);
 }
