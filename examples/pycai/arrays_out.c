@@ -45,7 +45,7 @@ static int read_shape(PyObject *object, int32_t *ndim, int64_t *shape)
     if (items == NULL)
         return -1;
     *ndim = (int32_t)Py_MIN(PySequence_Fast_GET_SIZE(items), CAI_MAX_NDIM + 1); /* more are refused with the array */
-    for (int32_t i = 0; i < Py_MIN(*ndim, CAI_MAX_NDIM); i++)
+    for (int32_t i = 0; i < Py_MIN(*ndim, CAI_MAX_NDIM) && PyErr_Occurred() == NULL; i++)
         shape[i] = PyLong_AsLongLong(PySequence_Fast_GET_ITEM(items, i));
     Py_DECREF(items);
     return PyErr_Occurred() == NULL ? 0 : -1;
@@ -119,7 +119,7 @@ static float *read_numbers(PyObject *object, int64_t *n)
     numbers = (float *)malloc((size_t)*n * sizeof(float) + 1);
     if (numbers == NULL)
         (void)PyErr_NoMemory();
-    for (int64_t i = 0; numbers != NULL && i < *n; i++)
+    for (int64_t i = 0; i < *n && PyErr_Occurred() == NULL; i++)
         numbers[i] = (float)PyFloat_AsDouble(PySequence_Fast_GET_ITEM(items, (Py_ssize_t)i));
     Py_DECREF(items);
     if (PyErr_Occurred() == NULL)

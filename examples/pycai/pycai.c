@@ -40,7 +40,7 @@ static saxpy_layout_t layout_of(const cai_view_t *views)
 {
     const cai_tensor_t *s = &views[S].tensor;
     saxpy_layout_t      layout = {.size = views[S].size};
-    for (int32_t i = 0; i < s->ndim; i++) {
+    for (int32_t i = 0; i < s->ndim && layout.size > 0; i++) {
         if (s->shape[i] == 1)
             continue;
         if (layout.ndim > 0 && can_merge(&layout, views, i)) {

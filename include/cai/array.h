@@ -46,7 +46,8 @@ typedef struct cai_array {
  * A new array without defined contents, C-contiguous, with one reference, which the caller releases.
  *
  * `memory` says what kind. `stream` is where its first work will be (for CAI_MEMORY_DEVICE also that of the allocation);
- * 0 is legacy. `device_id` -1 is the current device. `pool` (may be NULL) is kept until the array is freed:
+ * 0 is legacy, and a handle has to stay valid as long as the array (cai_array_set_stream takes an owner with it).
+ * `device_id` -1 is the current device. `pool` (may be NULL) is kept until the array is freed:
  * cai_state_pool(state). NULL with an error: MEMORY, INVALID_SHAPE, UNKNOWN_DTYPE, CUDA_CALL, or STREAM_CAPTURE when the
  * stream captures a graph, since the memory would belong to the graph.
  */
@@ -58,7 +59,8 @@ CAI_API CAI_NODISCARD cai_array_t *cai_array_new(cai_order_pool_t *pool, cai_dty
  * An array over memory that is there already; shape and strides are copied. `deleter(owner)` is called once, when the last
  * reference is gone and the work that cai was told of is done, on whatever thread that is, without the GIL unless that
  * thread has it. `flags`: CAI_READONLY, CAI_FREE_IN_ORDER. On failure (NULL, with what cai_tensor_validate says,
- * MISSING_DELETER if there is an owner without one, or MEMORY) the deleter has not run: the caller still owns.
+ * MISSING_DELETER if there is an owner without one, DEVICE_MISMATCH for other devices than cai knows, or MEMORY) the deleter
+ * has not run: the caller still owns.
  */
 CAI_API CAI_NODISCARD cai_array_t *cai_array_wrap(cai_order_pool_t *pool, const cai_tensor_t *tensor, uint64_t flags,
                                                   void *owner, void (*deleter)(void *owner), cai_error_t *error);
@@ -467,7 +469,7 @@ CAI_IMPL cai_status_t cai_impl_own_fill_on(cai_impl_own_array_t *own, size_t nby
         status = cai_device_guard_enter(&guard, device_id, error);
     if (status != CAI_OK)
         return status;
-    own->home = device_id;
+    own->home = type == CAI_DEVICE_CPU ? -1 : device_id;
     own->array.tensor.device =
         cai_impl_device(type, type == CAI_DEVICE_CUDA || type == CAI_DEVICE_CUDA_MANAGED ? device_id : 0);
     status = cai_impl_own_fill(own, nbytes, memory, stream, error);
@@ -516,6 +518,12 @@ CAI_API cai_array_t *cai_array_wrap(cai_order_pool_t *pool, const cai_tensor_t *
         (void)cai_error_set(error, CAI_ERROR_MISSING_DELETER, "an owner was handed over without a deleter");
         return NULL;
     }
+    if (cai_device_memory(tensor->device.device_type) == 0) {
+        (void)cai_error_set(error, CAI_ERROR_DEVICE_MISMATCH,
+                            "expected host, pinned, managed or CUDA memory; got device type %d",
+                            tensor->device.device_type);
+        return NULL;
+    }
     own = cai_impl_own_allocate(pool, tensor->ndim, error);
     if (own == NULL)
         return NULL;
@@ -551,15 +559,15 @@ CAI_IMPL cai_status_t cai_impl_memory_copy(void *to, const void *from, size_t nb
     return CAI_OK;
 }
 
-/* Copy everything between the lowest and the highest element into an array that has the same shape and strides. */
+/* Copy everything between the lowest and the highest element into an array that has the same shape and strides; the
+ * device of the source, if it has one, is current. */
 CAI_IMPL_COLD cai_status_t cai_impl_own_copy_values(cai_impl_own_array_t *own, const cai_tensor_t *from,
                                                     cai_memory_t memory, cai_stream_t stream, cai_error_t *error)
 {
     int64_t      low, high;
     cai_status_t status;
     cai_tensor_bounds(from, &low, &high);
-    status =
-        cai_impl_own_fill_on(own, CAI_IMPL_CAST(size_t, high - low), from->device.device_id, memory, stream, error);
+    status = cai_impl_own_fill_on(own, CAI_IMPL_CAST(size_t, high - low), -1, memory, stream, error);
     if (status != CAI_OK || high == low)
         return status;
     own->array.tensor.data = CAI_IMPL_CAST(char *, own->base) - low;
@@ -584,8 +592,8 @@ CAI_IMPL_COLD cai_array_t *cai_impl_array_copy(cai_order_pool_t *pool, const cai
     own->array.flags = (source->flags & CAI_SUBBYTE_PADDED) | CAI_COPIED;
     memcpy(own->array.tensor.shape, from->shape, extents);
     memcpy(own->array.tensor.strides, from->strides, extents);
-    if (stream != NULL && from->device.device_type != CAI_DEVICE_CUDA_HOST)
-        status = cai_device_guard_enter(&guard, from->device.device_id, error);
+    if (stream != NULL && cai_impl_array_device(source) >= 0)
+        status = cai_device_guard_enter(&guard, cai_impl_array_device(source), error);
     if (status == CAI_OK)
         status = cai_impl_own_copy_values(own, from, memory, stream, error);
     (void)cai_device_guard_leave(&guard, NULL);

@@ -203,9 +203,8 @@ CAI_IMPL PyObject *cai_impl_array_get(cai_state_t *state, cai_array_t *array, Py
 {
     const cai_tensor_t *tensor = &array->tensor;
     switch (CAI_IMPL_BITS(uintptr_t, which)) {
-    case CAI_IMPL_GET_SHAPE: return cai_impl_integers_as_tuple(tensor->shape, tensor->ndim, 1);
-    case CAI_IMPL_GET_STRIDES:
-        return cai_impl_integers_as_tuple(tensor->strides, tensor->ndim, cai_dtype_itemsize(tensor->dtype));
+    case CAI_IMPL_GET_SHAPE: return cai_impl_integers_as_tuple(tensor->shape, tensor->ndim);
+    case CAI_IMPL_GET_STRIDES: return cai_impl_strides_as_tuple(tensor);
     case CAI_IMPL_GET_DTYPE: return cai_impl_array_dtype_name(array);
     case CAI_IMPL_GET_NDIM: return PyLong_FromLong(tensor->ndim);
     case CAI_IMPL_GET_SIZE: return PyLong_FromLongLong(cai_tensor_size(tensor));
@@ -235,8 +234,8 @@ CAI_IMPL PyObject *cai_impl_array_repr(PyObject *self, const cai_array_t *array)
 {
     const cai_tensor_t *tensor = &array->tensor;
     PyObject   *name = PyObject_GetAttrString(CAI_IMPL_BITS(PyObject *, Py_TYPE(self)), "__name__"), *text = NULL;
-    PyObject   *shape = cai_impl_integers_as_tuple(tensor->shape, tensor->ndim, 1);
-    PyObject   *strides = cai_impl_integers_as_tuple(tensor->strides, tensor->ndim, cai_dtype_itemsize(tensor->dtype));
+    PyObject   *shape = cai_impl_integers_as_tuple(tensor->shape, tensor->ndim);
+    PyObject   *strides = cai_impl_strides_as_tuple(tensor);
     PyObject   *dtype = cai_impl_array_dtype_name(array), *device = cai_impl_array_device_name(array);
     const char *readonly = (array->flags & CAI_READONLY) != 0 ? ", readonly" : "";
     if (name != NULL && shape != NULL && strides != NULL && dtype != NULL && device != NULL) {

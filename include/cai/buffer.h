@@ -144,7 +144,7 @@ CAI_IMPL Py_ssize_t *cai_impl_buffer_extents(const cai_tensor_t *tensor)
     Py_ssize_t  *extents = CAI_IMPL_CAST(Py_ssize_t *, malloc((2 * n + 1) * sizeof(Py_ssize_t)));
     for (size_t i = 0; extents != NULL && i < n; i++) {
         extents[i] = tensor->shape[i];
-        extents[n + i] = tensor->strides[i] * cai_dtype_itemsize(tensor->dtype);
+        extents[n + i] = cai_impl_byte_stride(tensor, CAI_IMPL_CAST(int32_t, i));
     }
     return extents;
 }

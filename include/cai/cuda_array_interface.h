@@ -360,8 +360,8 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_read(const cai_impl_reader_t *read
 
 /* ------------------------------------------------------------------------------------------------------- outward --- */
 
-/* The address, None strides where the array is C-contiguous, and typestr: what this interface has in common with that for
- * host memory (buffer.h). A new dict, or NULL with an exception. */
+/* The address, None strides where the array is C-contiguous, and typestr: what the two interfaces have in
+ * common. A new dict, or NULL with an exception. */
 CAI_IMPL PyObject *cai_impl_interface_dict(cai_state_t *state, const cai_array_t *array)
 {
     const cai_tensor_t *tensor = &array->tensor;
@@ -372,10 +372,8 @@ CAI_IMPL PyObject *cai_impl_interface_dict(cai_state_t *state, const cai_array_t
         (void)cai_raise(state, &error);
         return NULL;
     }
-    shape = cai_impl_integers_as_tuple(tensor->shape, tensor->ndim, 1);
-    strides = cai_tensor_is_c_contiguous(tensor)
-                  ? Py_NewRef(Py_None)
-                  : cai_impl_integers_as_tuple(tensor->strides, tensor->ndim, cai_dtype_itemsize(tensor->dtype));
+    shape = cai_impl_integers_as_tuple(tensor->shape, tensor->ndim);
+    strides = cai_tensor_is_c_contiguous(tensor) ? Py_NewRef(Py_None) : cai_impl_strides_as_tuple(tensor);
     if (shape == NULL || strides == NULL) {
         Py_XDECREF(shape);
         Py_XDECREF(strides);

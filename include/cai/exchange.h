@@ -315,15 +315,18 @@ CAI_IMPL bool cai_impl_exchange_memory(int32_t device_type, cai_memory_t *memory
 CAI_IMPL int cai_impl_exchange_allocate(cai_tensor_t *prototype, cai_dlpack_managed_versioned_t **out, void *error_ctx,
                                         void (*set_error)(void *error_ctx, const char *kind, const char *message))
 {
-    cai_memory_t memory = CAI_MEMORY_HOST;
-    cai_array_t *array = NULL;
-    cai_error_t  error;
-    if (cai_impl_exchange_memory(prototype->device.device_type, &memory))
-        array = cai_array_new(NULL, prototype->dtype, prototype->ndim, prototype->shape, prototype->device.device_id,
-                              memory, CAI_STREAM_LEGACY, &error);
+    /* Pinned and managed memory belong to no device, so that their number says nothing. */
+    const cai_device_t device = prototype->device;
+    const int32_t      device_id = device.device_type == CAI_DEVICE_CUDA ? device.device_id : -1;
+    cai_memory_t       memory = CAI_MEMORY_HOST;
+    cai_array_t       *array = NULL;
+    cai_error_t        error;
+    if (cai_impl_exchange_memory(device.device_type, &memory))
+        array = cai_array_new(NULL, prototype->dtype, prototype->ndim, prototype->shape, device_id, memory,
+                              CAI_STREAM_LEGACY, &error);
     else
         (void)cai_error_set(&error, CAI_ERROR_DEVICE_MISMATCH, "cai cannot allocate memory of device type %d",
-                            prototype->device.device_type);
+                            device.device_type);
     *out = NULL;
     if (array != NULL) {
         if (memory != CAI_MEMORY_HOST)

@@ -275,6 +275,8 @@ CAI_IMPL cai_impl_result_t cai_impl_array_fill(const cai_impl_reader_t *reader, 
         return CAI_IMPL_REFUSED;
     cai_impl_set_source(view, array->stream == NULL ? CAI_IMPL_SOURCE_READY : CAI_IMPL_SOURCE_STREAM,
                         array->stream == NULL ? CAI_STREAM_LEGACY : cai_impl_array_stream(array));
+    if (CAI_IMPL_UNLIKELY(view->impl_order.pinned) && cai_impl_array_device(array) >= 0)
+        view->impl_order.device_id = cai_impl_array_device(array); /* not the current one, whose streams are others */
     return CAI_IMPL_READ;
 }
 
@@ -376,6 +378,7 @@ CAI_IMPL cai_impl_result_t cai_impl_read_last(const cai_impl_reader_t *reader, c
 CAI_IMPL int cai_impl_view_open(const cai_impl_reader_t *reader)
 {
     cai_impl_queue_check(reader->state->impl_queue);
+    cai_impl_pool_sweep(reader->state->impl_pool);
     cai_impl_view_reset(reader->view);
     reader->view->impl_object = Py_NewRef(reader->object);
     return cai_impl_type_look_up(reader);
@@ -467,7 +470,10 @@ CAI_IMPL bool cai_impl_array_was_used(const cai_view_t *view)
         return true;
     if (record->pinned || cai_impl_consumer_is_lost(record, false))
         return false;
-    return record->consumer == array->stream || cai_array_used_on(array, record->consumer) == CAI_OK;
+    /* Two that are CAI_STREAM_PER_THREAD may be streams of two threads: the array knows. */
+    if (record->consumer == array->stream && record->consumer != CAI_STREAM_PER_THREAD)
+        return true;
+    return cai_array_used_on(array, record->consumer) == CAI_OK;
 }
 
 /* What has to be over before the memory goes back. Work that was captured is not under way: whoever replays a graph
@@ -646,12 +652,13 @@ CAI_IMPL void *cai_impl_keeper_object(cai_array_t *array)
     return keeper->queue->interpreter == PyInterpreterState_Get() && !PyCapsule_CheckExact(object) ? object : NULL;
 }
 
-/* cai_array_t.used_on where the object's own array is kept: that one has to know. */
+/* cai_array_t.used_on where the object's own array is kept: that one has to know. Its per-thread stream may be another
+ * thread's than that of the array that keeps it; legacy waits for either. */
 CAI_IMPL cai_status_t cai_impl_keeper_used_on(cai_array_t *array, cai_stream_t stream)
 {
     cai_array_t       *kept = CAI_IMPL_CAST(cai_array_t *, cai_impl_keeper_of(array)->view.impl_managed);
     const cai_status_t status = kept->used_on(kept, stream);
-    array->stream = kept->stream;
+    array->stream = kept->stream == CAI_STREAM_PER_THREAD ? CAI_STREAM_LEGACY : kept->stream;
     return status;
 }
 
@@ -669,16 +676,18 @@ CAI_IMPL cai_impl_keeper_t *cai_impl_keeper_new(const cai_state_t *state)
     return keeper;
 }
 
-/* What is ordered on the producer's own stream comes before whatever the producer does next, so that nobody has to wait;
- * a producer that told no stream gets its memory back when the work is done. */
+/* What is ordered on the producer's own stream comes before whatever the producer does next, so that nobody has to wait,
+ * and an array of cai's is told of every use; a producer that told no stream gets its memory back when the work is done. */
 CAI_IMPL void cai_impl_keeper_order(cai_impl_own_array_t *own, const cai_impl_keeper_t *keeper)
 {
     const cai_impl_order_record_t *record = &keeper->view.impl_order;
     const int32_t                  type = keeper->view.tensor.device.device_type;
+    own->ordered_back = keeper->view.protocol == CAI_VIA_ARRAY;
+    own->home = record->pinned ? record->device_id : -1;
     if (type == CAI_DEVICE_CPU || record->source == CAI_IMPL_SOURCE_READY)
         return;
     own->array.stream = record->source == CAI_IMPL_SOURCE_ORDERED ? record->consumer : record->producer;
-    own->ordered_back = record->source == CAI_IMPL_SOURCE_STREAM && !record->pinned;
+    own->ordered_back = own->ordered_back || (record->source == CAI_IMPL_SOURCE_STREAM && !record->pinned);
 }
 
 /* The array of a view that was acquired; the array takes the keeper over. NULL with an exception. */

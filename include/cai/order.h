@@ -17,9 +17,8 @@
 #include <stdlib.h>
 
 /**
- * What order needs from one use to the next: events, and what could not be freed yet. Reference
- * counted; every state has one, and an array keeps the one that it was made with. All functions may be called from any
- * thread.
+ * What order needs from one use to the next: events, and what could not be freed yet. Reference counted; every state has
+ * one, and an array keeps the one that it was made with. All functions may be called from any thread.
  */
 typedef struct cai_order_pool cai_order_pool_t;
 

@@ -356,16 +356,25 @@ CAI_IMPL void cai_impl_set_source(cai_view_t *view, cai_impl_source_t source, ca
 
 /* ------------------------------------------------------------------------------------------------------- outward --- */
 
-/* A tuple of integers, each times `factor`: a new reference, or NULL with an exception. */
-CAI_IMPL PyObject *cai_impl_integers_as_tuple(const int64_t *values, int32_t n, int64_t factor)
+/* A tuple of integers: a new reference, or NULL with an exception. */
+CAI_IMPL PyObject *cai_impl_integers_as_tuple(const int64_t *values, int32_t n)
 {
     PyObject *tuple = PyTuple_New(n);
     for (int32_t i = 0; tuple != NULL && i < n; i++) {
-        PyObject *number = PyLong_FromLongLong(values[i] * factor);
+        PyObject *number = PyLong_FromLongLong(values[i]);
         if (number == NULL || PyTuple_SetItem(tuple, i, number) < 0) /* which takes the number over, whatever comes */
             Py_CLEAR(tuple);
     }
     return tuple;
+}
+
+/* A tensor's strides in bytes, likewise. */
+CAI_IMPL PyObject *cai_impl_strides_as_tuple(const cai_tensor_t *tensor)
+{
+    int64_t strides[CAI_MAX_NDIM];
+    for (int32_t i = 0; i < tensor->ndim; i++)
+        strides[i] = cai_impl_byte_stride(tensor, i);
+    return cai_impl_integers_as_tuple(strides, tensor->ndim);
 }
 
 /* Wait, without the GIL, for the work on an array that host code is about to see. 0, or -1 with an exception. */

@@ -320,12 +320,17 @@ CAI_IMPL_COLD void cai_impl_state_unregister_from(const cai_state_t *state, PyOb
     Py_DECREF(states);
 }
 
-/* Take the state out of the interpreter's dict. */
+/* Take the state out of the interpreter's dict, which is not asked for without need: at the very end that makes a new
+ * one. */
 CAI_IMPL_COLD void cai_impl_state_unregister(cai_state_t *state)
 {
-    PyObject        *dict = PyInterpreterState_GetDict(PyInterpreterState_Get()); /* borrowed; NULL at the very end */
-    PyObject        *pending = cai_impl_take_exception();
-    const Py_ssize_t n = state->impl_table_keys == NULL || dict == NULL ? 0 : PyList_Size(state->impl_table_keys);
+    PyObject  *dict, *pending;
+    Py_ssize_t n;
+    if (state->impl_table_keys == NULL)
+        return;
+    dict = PyInterpreterState_GetDict(PyInterpreterState_Get()); /* borrowed; NULL where there is none any more */
+    pending = cai_impl_take_exception();
+    n = dict == NULL ? 0 : PyList_Size(state->impl_table_keys);
     for (Py_ssize_t i = 0; i < n; i++)
         cai_impl_state_unregister_from(state, dict, PyList_GetItem(state->impl_table_keys, i));
     Py_CLEAR(state->impl_table_keys);
@@ -335,6 +340,7 @@ CAI_IMPL_COLD void cai_impl_state_unregister(cai_state_t *state)
 /* Everything that the state holds; `state` itself is the caller's. */
 CAI_IMPL void cai_impl_state_end(cai_state_t *state)
 {
+    cai_impl_pool_sweep(state->impl_pool); /* what is put off keeps the pool, and nobody would come back to it */
     cai_impl_state_clear(state);
     cai_impl_state_unregister(state);
     cai_order_pool_release(state->impl_pool);

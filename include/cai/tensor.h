@@ -96,6 +96,14 @@ CAI_IMPL bool cai_impl_bounds(const cai_tensor_t *tensor, int64_t itemsize, int6
     return true;
 }
 
+/* A stride in bytes for those who ask; 0 where that does not fit, which only strides do that are never followed: of extents
+ * of 1, and of arrays without elements. */
+CAI_IMPL int64_t cai_impl_byte_stride(const cai_tensor_t *tensor, int32_t dimension)
+{
+    int64_t stride;
+    return __builtin_mul_overflow(tensor->strides[dimension], cai_dtype_itemsize(tensor->dtype), &stride) ? 0 : stride;
+}
+
 /* Whether [data + low, data + high) lies in the address space. */
 CAI_IMPL bool cai_impl_address_fits(const cai_tensor_t *tensor, int64_t low, int64_t high)
 {

@@ -15,8 +15,7 @@ TESTS = " or ".join(
 
 
 def sanitizer():
-    found = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
-    return found
+    return shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
 
 
 def test_memcheck_finds_nothing():

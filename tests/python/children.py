@@ -5,7 +5,27 @@ import subprocess
 import sys
 import textwrap
 
+if sys.version_info >= (3, 13):
+    import _interpreters as interpreters
+else:
+    import _xxsubinterpreters as interpreters
+
 TIMEOUT = 60  # seconds
+
+
+class Interpreter:
+    """One more interpreter in this process, which shares the GIL."""
+
+    def __init__(self):
+        self._id = interpreters.create("legacy") if sys.version_info >= (3, 13) else interpreters.create(isolated=False)
+
+    def run(self, code):
+        """What it raises is raised here."""
+        failed = interpreters.exec(self._id, code) if sys.version_info >= (3, 13) else interpreters.run_string(self._id, code)
+        assert failed is None, failed.formatted
+
+    def destroy(self):
+        interpreters.destroy(self._id)
 
 
 def run(code, *arguments, timeout=TIMEOUT):

@@ -248,6 +248,29 @@ def test_a_stateless_array_has_a_type_of_its_own(arrays):
     assert type(arrays.stateless((1,))) is type(array)
 
 
+@pytest.mark.parametrize("shape, strides, in_bytes", [
+    ((4, 1), (1, 2**63 - 1), (4, 0)), ((1, 4), (-(2**63), 1), (0, 4)), ((0, 2), (2**62, 1), (0, 4)),
+    ((2, 1, 2), (3, 2**61, 1), (12, 0, 4)), ((4, 1), (1, 7), (4, 28))])
+def test_strides_that_are_never_followed_are_0_where_their_bytes_overflow(arrays, shape, strides, in_bytes):
+    memory = np.arange(6, dtype="f4")
+    array = arrays.give(arrays.wrap(memory.ctypes.data, shape, strides, "float32", (1, 0), 0, None))
+    assert array.strides == in_bytes
+    assert memoryview(array).strides == in_bytes
+    assert np.asarray(array).shape == shape
+    assert np.asarray(array).sum() == {(2, 1, 2): 8, (0, 2): 0}.get(shape, 6)
+    if in_bytes == (12, 0, 4):
+        assert array.__array_interface__["strides"] == in_bytes
+        assert f"strides={in_bytes}" in repr(array)
+
+
+@pytest.mark.parametrize("device_type", [0, 4, 7, 10, 14])
+def test_memory_of_devices_that_cai_does_not_know_is_refused(arrays, device_type):
+    memory = np.zeros(4, "f4")
+    with pytest.raises(arrays.DeviceMismatchError, match=f"got device type {device_type}$"):
+        arrays.wrap(memory.ctypes.data, (4,), None, "float32", (device_type, 0), 0, 3)
+    assert arrays.deleted() == []
+
+
 # ---------------------------------------------------------------------------------------------------------- garbage
 
 

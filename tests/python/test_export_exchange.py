@@ -317,6 +317,14 @@ def test_allocated_tensors(arrays, device, name):
     assert emulated.get_device() == 0
 
 
+@pytest.mark.parametrize("device_type", [1, 3, 13])
+def test_the_number_of_memory_that_has_no_device_says_nothing(arrays, device_type):
+    """There is no device 7."""
+    seen = Capsule(arrays.table_allocate(arrays.Array, (4,), "float32", (device_type, 7)))
+    assert seen.data != 0
+    assert seen.device[0] == device_type
+
+
 def test_allocated_tensors_end_without_python(arrays):
     before = emulated.count_allocations()
     capsule = arrays.table_allocate(arrays.Array, (4,), "float32", (2, 0))

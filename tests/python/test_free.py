@@ -304,6 +304,39 @@ def test_memory_is_not_freed_while_its_stream_captures(arrays, kind, exported, m
     assert emulated.count_allocations() == before
 
 
+def test_what_was_put_off_is_freed_by_the_next_array_that_comes_in(arrays):
+    stream = emulated.create_stream()
+    before = emulated.count_allocations()
+    array = arrays.new((4,), "float32", arrays.DEVICE, 0, stream)
+    emulated.begin_capture(stream)
+    del array
+    gc.collect()
+    assert emulated.count_allocations() == before + 1
+    emulated.end_capture(stream)
+    handle = arrays.keep(bytearray(4))
+    emulated.run_all()
+    assert emulated.count_allocations() == before
+    arrays.release(handle)
+
+
+def test_what_was_put_off_is_freed_with_the_module():
+    """Nobody would come back to it."""
+    module = checks.load("arrays")
+    stream = emulated.create_stream()
+    before = emulated.count_allocations()
+    array = module.new((4,), "float32", module.DEVICE, 0, stream)
+    emulated.begin_capture(stream)
+    del array
+    gc.collect()
+    emulated.end_capture(stream)
+    gone = weakref.ref(module)
+    del module
+    gc.collect()
+    assert gone() is None
+    emulated.run_all()
+    assert emulated.count_allocations() == before
+
+
 def test_a_deleter_is_put_off_too(arrays):
     stream, pointer = emulated.create_stream(), memory()
     handle = arrays.wrap(pointer, (4,), None, "float32", (2, 0), 0, 9)

@@ -355,6 +355,82 @@ def test_capsules_that_are_none(arrays, wrong):
         arrays.from_capsule(wrong)
 
 
+def test_a_kept_array_goes_back_without_waiting(arrays, second):
+    """Its maker was told of the use, and waits when the memory goes."""
+    stream, pointer = emulated.create_stream(), emulated.allocate(16)
+    mine = arrays.wrap(pointer, (4,), None, "float32", (2, 0), 0, 5)
+    array = arrays.give(mine)
+    handle = second.keep(array)
+    loans.fill_later(stream, pointer, NEW)
+    assert second.used_on(handle, stream) == "OK"
+    second.release(handle)
+    assert emulated.is_pending(stream)
+    arrays.release(mine)
+    del array
+    assert arrays.deleted() == [5]
+    assert emulated.read(pointer, 16) == NEW
+
+
+def test_pinned_memory_of_another_device_is_waited_for_there(arrays):
+    """Legacy is another stream on each device; pinned memory does not say which, but its array knows."""
+    with emulated.current_device(1):
+        array = arrays.new((4,), "float32", arrays.PINNED, 1, emulated.LEGACY)
+        loans.fill_later(emulated.LEGACY, array.ptr, NEW)
+    handle = arrays.keep(array, "block")
+    assert emulated.read(array.ptr, 16) == NEW
+    arrays.release(handle)
+
+
+def test_per_thread_use_of_a_per_thread_array_on_another_thread(arrays, second):
+    """Both are stream 2, and two streams: the work of the other thread is over for whoever goes on behind legacy."""
+    array = fill(arrays.new((4,), "float32", arrays.DEVICE, 0, emulated.PER_THREAD), np.frombuffer(OLD, "f4"))
+    emulated.synchronize(emulated.PER_THREAD)
+    used, may_end = threading.Event(), threading.Event()
+    told = []
+
+    def use():
+        handle = second.keep(array, emulated.PER_THREAD)
+        loans.fill_later(emulated.PER_THREAD, array.ptr, NEW)
+        told.append(second.used_on(handle, emulated.PER_THREAD))
+        told.append(second.describe(handle)["stream"])
+        second.release(handle)
+        used.set()
+        may_end.wait()
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    used.wait()
+    emulated.synchronize(emulated.LEGACY)
+    seen = emulated.read(array.ptr, 16)
+    may_end.set()
+    thread.join()
+    assert told == ["OK", emulated.LEGACY]
+    assert seen == NEW
+
+
+def test_per_thread_views_of_a_per_thread_array_on_another_thread(arrays):
+    """The array is told of the use, although its stream has the number of the consumer's."""
+    array = fill(arrays.new((4,), "float32", arrays.DEVICE, 0, emulated.PER_THREAD), np.frombuffer(OLD, "f4"))
+    emulated.synchronize(emulated.PER_THREAD)
+    used, may_end = threading.Event(), threading.Event()
+
+    def use():
+        view = checks.load("probe").acquire(array, emulated.PER_THREAD, {})
+        loans.fill_later(emulated.PER_THREAD, array.ptr, NEW)
+        view.release()
+        used.set()
+        may_end.wait()
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    used.wait()
+    emulated.synchronize(emulated.LEGACY)
+    seen = emulated.read(array.ptr, 16)
+    may_end.set()
+    thread.join()
+    assert seen == NEW
+
+
 def test_use_in_another_extension_is_told_to_the_maker(arrays, second):
     """What the second extension enqueued is over before the first one's memory goes, and is on the joined stream."""
     mine, theirs = emulated.create_stream(), emulated.create_stream()

@@ -253,7 +253,7 @@ def test_pitfall_61_subinterpreters(module, gil):
 def test_pitfall_61_interpreters_side_by_side():
     """Two live at once, and release what they keep each in its own; one that is left gives nothing to the other."""
     children.run("""
-        import sys
+        import children
         import arrays_host
 
         first = chr(10).join([
@@ -268,23 +268,14 @@ def test_pitfall_61_interpreters_side_by_side():
             'data.append(1)',
             'made = arrays_host.table_make(arrays_host.Array, arrays_host.table_give(array))',
             'assert type(made) is arrays_host.Array and made.ptr == array.ptr'])
-        if sys.version_info >= (3, 13):
-            import _interpreters as interpreters
-            one, two = interpreters.create("legacy"), interpreters.create("legacy")
-            def run(made, code):
-                failed = interpreters.exec(made, code)
-                assert failed is None, failed.formatted
-        else:
-            import _xxsubinterpreters as interpreters
-            one, two = interpreters.create(isolated=False), interpreters.create(isolated=False)
-            run = interpreters.run_string
-        run(one, first)
-        run(two, first)
+        one, two = children.Interpreter(), children.Interpreter()
+        one.run(first)
+        two.run(first)
         array = arrays_host.new((4,), "float32", arrays_host.HOST)
-        run(one, second)
-        interpreters.destroy(one)
+        one.run(second)
+        one.destroy()
         made = arrays_host.table_make(arrays_host.Array, arrays_host.table_give(array))
         assert type(made) is arrays_host.Array
-        run(two, second)
-        interpreters.destroy(two)
+        two.run(second)
+        two.destroy()
     """)

@@ -568,7 +568,7 @@ def test_pitfall_61_subinterpreters(module, gil):
 def test_pitfall_61_interpreters_side_by_side():
     """Two live at once, and their modules know nothing of each other."""
     children.run("""
-        import sys
+        import children
         import probe_host
 
         first = chr(10).join([
@@ -580,22 +580,13 @@ def test_pitfall_61_interpreters_side_by_side():
             'assert view.object() is data',
             'assert view.release() == "OK"',
             'data.append(1)'])
-        if sys.version_info >= (3, 13):
-            import _interpreters as interpreters
-            one, two = interpreters.create("legacy"), interpreters.create("legacy")
-            def run(made, code):
-                failed = interpreters.exec(made, code)
-                assert failed is None, failed.formatted
-        else:
-            import _xxsubinterpreters as interpreters
-            one, two = interpreters.create(isolated=False), interpreters.create(isolated=False)
-            run = interpreters.run_string
-        run(one, first)
-        run(two, first)
+        one, two = children.Interpreter(), children.Interpreter()
+        one.run(first)
+        two.run(first)
         view = probe_host.acquire(bytearray(8), "adopt", {"memory": probe_host.ON_HOST})
-        run(one, second)
-        interpreters.destroy(one)
+        one.run(second)
+        one.destroy()
         assert view.release() == "OK"
-        run(two, second)
-        interpreters.destroy(two)
+        two.run(second)
+        two.destroy()
     """)

@@ -1424,6 +1424,39 @@ Test(array, copies_have_the_values_and_the_strides)
     UNIT_NO_VIOLATIONS();
 }
 
+static size_t count_calls_on_device(const char *name, int device)
+{
+    emulator_call_t call;
+    size_t          count = 0;
+    for (size_t i = 0; emulator_get_call(i, &call) == 0; i++)
+        count += strcmp(call.name, name) == 0 && call.current_device == device;
+    return count;
+}
+
+/* Pinned memory names no device, but its streams 1 and 2 are those of the one that it was made on. */
+Test(array, copies_of_pinned_memory_are_made_on_its_device)
+{
+    static const int64_t shape[1] = {4};
+    cai_array_t         *source, *copy;
+    cai_error_t          error;
+    source = cai_array_new(NULL, cai_int32(), 1, shape, 1, CAI_MEMORY_PINNED, CAI_STREAM_LEGACY, &error);
+    cr_assert_not_null(source);
+    memset(source->tensor.data, 7, 16);
+    emulator_clear_calls();
+    copy = cai_impl_array_copy(NULL, source, CAI_MEMORY_PINNED, CAI_STREAM_LEGACY, &error);
+    cr_assert_not_null(copy);
+    cr_expect_eq(count_calls_on_device("cudaMemcpyAsync", 1), 1);
+    cr_expect_eq(cai_impl_array_device(copy), 1);
+    UNIT_CUDA(cudaSetDevice(1));
+    UNIT_CUDA(cudaStreamSynchronize(cudaStreamLegacy));
+    UNIT_CUDA(cudaSetDevice(0));
+    cr_expect_arr_eq(copy->tensor.data, source->tensor.data, 16);
+    cai_array_release(copy);
+    cai_array_release(source);
+    cr_expect_eq(emulator_count_allocations(), 0);
+    UNIT_NO_VIOLATIONS();
+}
+
 Test(array, pitfall_51_copies_on_a_capturing_stream)
 {
     cai_order_pool_t  *pool = new_pool();

@@ -338,7 +338,7 @@ static PyObject *describe(PyObject *module, PyObject *handle)
                          "stream", (unsigned long long)(uintptr_t)array->stream, "flags",
                          (unsigned long long)array->flags, "device", array->tensor.device.device_type,
                          array->tensor.device.device_id, "ndim", array->tensor.ndim, "shape",
-                         cai_impl_integers_as_tuple(array->tensor.shape, array->tensor.ndim, 1));
+                         cai_impl_integers_as_tuple(array->tensor.shape, array->tensor.ndim));
 }
 
 /* --------------------------------------------------------------------------------------------------------- streams */
@@ -397,8 +397,8 @@ static PyObject *table_lend(PyObject *module, PyObject *object)
     if (table == NULL || table->dltensor_from_py_object_no_sync(object, &tensor) != 0)
         return NULL;
     return Py_BuildValue("(K(ii)NN)", (unsigned long long)(uintptr_t)tensor.data, tensor.device.device_type,
-                         tensor.device.device_id, cai_impl_integers_as_tuple(tensor.shape, tensor.ndim, 1),
-                         cai_impl_integers_as_tuple(tensor.strides, tensor.ndim, 1));
+                         tensor.device.device_id, cai_impl_integers_as_tuple(tensor.shape, tensor.ndim),
+                         cai_impl_integers_as_tuple(tensor.strides, tensor.ndim));
 }
 
 /* table_make(type, capsule): the object. The capsule keeps its name where it is not consumed. */
