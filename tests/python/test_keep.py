@@ -15,6 +15,7 @@ import checks
 import dlpack
 import emulated
 import loans
+import probe
 import producers
 import tables
 from outward import NEW, OLD, SIX, Capsule, fill, seen_on, shown, wrapped
@@ -415,7 +416,7 @@ def test_per_thread_views_of_a_per_thread_array_on_another_thread(arrays):
     used, may_end = threading.Event(), threading.Event()
 
     def use():
-        view = checks.load("probe").acquire(array, emulated.PER_THREAD, {})
+        view = probe.acquire(array, emulated.PER_THREAD, {})
         loans.fill_later(emulated.PER_THREAD, array.ptr, NEW)
         view.release()
         used.set()
@@ -424,11 +425,11 @@ def test_per_thread_views_of_a_per_thread_array_on_another_thread(arrays):
     thread = threading.Thread(target=use)
     thread.start()
     used.wait()
-    emulated.synchronize(emulated.LEGACY)
-    seen = emulated.read(array.ptr, 16)
+    seen = seen_on(emulated.PER_THREAD, array.ptr)
+    emulated.synchronize(emulated.PER_THREAD)
     may_end.set()
     thread.join()
-    assert seen == NEW
+    assert seen == [NEW]
 
 
 def test_use_in_another_extension_is_told_to_the_maker(arrays, second):
