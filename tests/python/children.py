@@ -21,7 +21,8 @@ class Interpreter:
 
     def run(self, code):
         """What it raises is raised here."""
-        failed = interpreters.exec(self._id, code) if sys.version_info >= (3, 13) else interpreters.run_string(self._id, code)
+        run = interpreters.exec if sys.version_info >= (3, 13) else interpreters.run_string
+        failed = run(self._id, code)
         assert failed is None, failed.formatted
 
     def destroy(self):
