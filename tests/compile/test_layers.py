@@ -59,6 +59,7 @@ LAYERS = {
     "cuda_stream.h": ["reader"],
     "array_type.h": ["buffer", "cuda_array_interface", "cuda_stream", "dlpack", "exchange"],
     "object.h": ["array_type"],
+    "array_object.h": ["object"],
     "call.h": ["object"],
     "cai.h": [
         "python_compat",
@@ -73,6 +74,7 @@ LAYERS = {
         "cuda_stream",
         "array_type",
         "object",
+        "array_object",
         "call",
     ],
     "dlpack_compat.h": ["core", "<dlpack/dlpack.h>"],
