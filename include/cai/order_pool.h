@@ -211,6 +211,8 @@ CAI_IMPL_COLD cai_status_t cai_impl_event_create(int32_t device_id, cudaEvent_t 
     status = cai_cuda_status(CAI_CUDA(cudaEventCreateWithFlags)(event, cudaEventDisableTiming),
                              "cudaEventCreateWithFlags", error);
     left = cai_device_guard_leave(&guard, status == CAI_OK ? error : NULL);
+    if (status == CAI_OK && left != CAI_OK)
+        cai_impl_ignore(CAI_CUDA(cudaEventDestroy)(*event));
     return status != CAI_OK ? status : left;
 }
 
@@ -305,7 +307,11 @@ CAI_IMPL bool cai_impl_pool_is_empty(const cai_order_pool_t *pool)
 {
     for (int32_t i = 0; i < CAI_IMPL_POOL_DEVICES; i++) {
         if (pool->devices[i].n_events > 0)
-            return false; /* and without an event no helper has ever waited */
+            return false;
+        for (int32_t j = 0; j < CAI_IMPL_POOL_HELPERS; j++) {
+            if (pool->devices[i].helpers[j] != NULL)
+                return false;
+        }
     }
     return true;
 }
