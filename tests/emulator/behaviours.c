@@ -3,7 +3,7 @@
  *
  * The expectations were measured on NVIDIA H200s (CUDA 13.0, driver 580.159), or are what the runtime's headers and the
  * programming guide promise; none was made to suit the emulator. The open questions at the end are asked and the
- * answers printed as comments, so that two runs can be compared; nothing judges them.
+ * answers printed as comments, so that two runs can be compared; nothing judges them. gpu-log.txt is what a GPU said.
  *
  * On a GPU: nvcc -o behaviours behaviours.c kernels_device.cu && ./behaviours An argument runs only the tests whose
  * name contains it. Prints TAP; the exit status is 0 if all passed.

@@ -955,9 +955,15 @@ def test_streams_of_numba(cuda, numba_cuda):
     assert int(taken) == number == arrays.read_stream(taken)
 
 
-def test_streams_of_cuda_core(cuda, cuda_core):
+def current_device_of(cuda_core):
+    """Device 0 as cuda.core wants it, which is made current for that."""
     device = cuda_core.Device(0)
     device.set_current()
+    return device
+
+
+def test_streams_of_cuda_core(cuda, cuda_core):
+    device = current_device_of(cuda_core)
     own = device.create_stream()
     assert arrays.read_stream(own) == int(own.handle)
     number = cuda.stream("non-blocking")
@@ -974,7 +980,7 @@ def test_an_array_lives_on_a_stream_of_another_library(cuda, delays, memory, req
         "cupy": lambda cupy: cupy.cuda.Stream(non_blocking=True),
         "torch": lambda torch: torch.cuda.Stream(),
         "numba": lambda numba_cuda: numba_cuda.stream(),
-        "cuda_core": lambda cuda_core: cuda_core.Device(0).create_stream(),
+        "cuda_core": lambda cuda_core: current_device_of(cuda_core).create_stream(),
     }[library](request.getfixturevalue("numba_cuda" if library == "numba" else library))
     number, seen = arrays.read_stream(own), memory()
     array = arrays.new((N,), "float32", arrays.DEVICE, -1, number)
