@@ -1,6 +1,7 @@
 """Fixtures of the GPU suite: which libraries and GPUs there are, the CUDA runtime, and kernels that take long."""
 
 import ctypes
+import functools
 import gc
 import importlib
 import importlib.util
@@ -24,7 +25,9 @@ def count_gpus():
     return count.value if runtime.cudaGetDeviceCount(ctypes.byref(count)) == 0 else 0
 
 
+@functools.cache
 def _runtime_libraries():
+    """The runtime that the extension modules are linked with: asked before any library has loaded another one."""
     import probe_cuda  # noqa: F401  linked with the runtime
 
     with open("/proc/self/maps") as maps:

@@ -29,11 +29,12 @@ WAY_OUT = r"(?s)captur.*cai_order_"
 
 @pytest.fixture(autouse=True)
 def alone(cuda, delays):
-    """No work and no capture of another test is under way, and no garbage collection takes longer than a kernel."""
+    """No work, capture or current device of another test is left, and no garbage collection outlasts a kernel."""
     gc.disable()
     yield
     cuda.abandon_captures()
     cuda.synchronize_devices()
+    cuda.set_device(0)
     gc.enable()
 
 
@@ -188,8 +189,8 @@ def test_what_the_producer_enqueues_next_comes_after_the_consumer(
     assert view.release() == "OK"
     assert cuda.busy(theirs), "releasing waited on the host"
     delays.fill(mine, source.pointer, N, 9.0, 0.0)
-    cuda.synchronize(theirs)
     cuda.synchronize(mine)
+    cuda.synchronize(theirs)
     assert values(cuda, seen) == [1.0]
     assert values(cuda, source.pointer) == [9.0]
 
@@ -464,8 +465,8 @@ def test_what_a_producer_enqueues_next_comes_after_a_consumer_on_another_device(
     assert cuda.busy(theirs), "releasing waited on the host"
     cuda.set_device(device)
     delays.fill(mine, source.pointer, N, 9.0, 0.0)
-    cuda.synchronize(theirs)
     cuda.synchronize(mine)
+    cuda.synchronize(theirs)
     assert set(seen.tolist()) == {1.0}
     assert values(cuda, source.pointer) == [9.0]
 
@@ -889,6 +890,7 @@ def test_memory_is_freed_after_the_work_on_every_stream_that_it_was_used_on(cuda
     again = [arrays.new((N,), "float32", arrays.DEVICE, -1, own) for _ in range(8)]
     for array in again:
         delays.fill(own, array.ptr, N, 9.0, 0.0)
+    cuda.synchronize(own)
     cuda.synchronize_devices()
     assert [values(cuda, target) for target in seen] == [[3.0], [3.0]]
     assert pointer in [array.ptr for array in again], "the memory was not reused: there was nothing to see"
@@ -918,6 +920,7 @@ def test_what_is_kept_is_given_back_after_the_work_on_every_stream_that_it_was_u
         assert arrays.used_on(handle, stream) == "OK"
     arrays.release(handle)
     delays.fill(own, pointer, N, 9.0, 0.0)
+    cuda.synchronize(own)
     cuda.synchronize_devices()
     assert [values(cuda, target) for target in seen] == [[3.0], [3.0]]
     assert values(cuda, pointer) == [9.0]
