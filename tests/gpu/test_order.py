@@ -436,7 +436,6 @@ def test_a_consumer_on_another_device_sees_what_the_producer_has_enqueued(
 ):
     source, mine, theirs = across(library, device)
     seen = cuda.pinned(N)
-    seen[:] = 0
     cuda.set_device(device)
     delays.fill(mine, source.pointer, N, 5.0, DELAY)
     view = acquire_from(cuda, source, theirs, now)
@@ -455,7 +454,6 @@ def test_what_a_producer_enqueues_next_comes_after_a_consumer_on_another_device(
 ):
     source, mine, theirs = across(library, device)
     seen, busy = cuda.pinned(N), memory(0, 1 - device)
-    seen[:] = 0
     view = acquire_from(cuda, source, theirs, now)
     cuda.set_device(1 - device)
     delays.fill(theirs, busy, N, 0.0, DELAY)
@@ -603,16 +601,45 @@ def test_what_a_capture_cannot_order_is_refused_and_leaves_it_right(cuda, delays
     finish(captures)
 
 
+@pytest.mark.parametrize("order, kind", [("wait", "non-blocking"), ("wait", "blocking"), ("adopt", "blocking"),
+                                         ("block", "blocking")])  # fmt: skip
 @pytest.mark.parametrize("library", ["cupy", "cai"])
-def test_an_array_with_dlpack_alone_is_refused_by_a_capture_and_not_even_asked(cuda, delays, lend, memory, library):
+def test_an_array_with_dlpack_alone_is_refused_by_a_capture_and_not_even_asked(
+    cuda, delays, lend, memory, library, order, kind
+):
+    """Beside a blocking stream that captures, the legacy stream cannot be passed either."""
     source = lend(library, cuda.stream("non-blocking", 0), 1)
     source.array = OnlyDLPack(source.array)
-    capture = Captured(cuda, delays, memory, cuda.stream("non-blocking", 1))
+    capture = Captured(cuda, delays, memory, cuda.stream(kind, 1))
     capture.begin(cuda.GLOBAL)
     with pytest.raises(probe.StreamCaptureError, match=WAY_OUT):
-        source.acquire(capture.stream)
+        source.acquire(capture.stream if order == "wait" else order)
     assert source.array.asked == []
     finish([capture])
+
+
+def test_a_producer_that_tells_no_stream_is_refused_by_a_capture(cuda, delays, memory, torch):
+    """Version 2 of the CUDA Array Interface, which is ordered as if its work were on legacy."""
+    x = torch.ones(N, device="cuda")
+    capture = Captured(cuda, delays, memory, cuda.stream("non-blocking"))
+    capture.begin(cuda.GLOBAL)
+    with pytest.raises(probe.StreamCaptureError, match=WAY_OUT):
+        probe.acquire(x, capture.stream, {"protocols": probe.VIA_CUDA_ARRAY_INTERFACE})
+    finish([capture])
+
+
+def test_a_producer_that_needs_no_order_is_taken_under_a_capture(cuda, delays, memory):
+    stream, pointer, seen = cuda.stream("non-blocking"), memory(1), memory()
+    cuda.begin_capture(stream)
+    view = probe.acquire(Told(pointer, None), stream, {})
+    delays.copy(stream, seen, pointer, N, 0.0)
+    assert view.release() == "OK"
+    assert cuda.is_intact(stream)
+    graph = cuda.end_capture(stream)
+    cuda.write(pointer, N, 3.0)
+    graph.run(stream)
+    assert values(cuda, seen) == [3.0]
+    graph.destroy()
 
 
 @pytest.mark.parametrize("library", ["cupy", "cai"])
