@@ -16,7 +16,7 @@ import probe_cuda as probe
 import pytest
 
 N = 1024
-DELAY = 20.0
+DELAY = 30.0
 LEGACY, PER_THREAD = 1, 2
 
 KINDS = ["legacy", "per-thread", "blocking", "non-blocking"]
