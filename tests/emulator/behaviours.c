@@ -3,7 +3,7 @@
  *
  * The expectations were measured on NVIDIA H200s (CUDA 13.0, driver 580.159), or are what the runtime's headers and the
  * programming guide promise; none was made to suit the emulator. The open questions at the end are asked and the
- * answers printed as comments, so that two runs can be compared; nothing judges them.
+ * answers printed as comments, so that two runs can be compared; nothing judges them. gpu-log.txt is what a GPU said.
  *
  * On a GPU: nvcc -o behaviours behaviours.c kernels_device.cu && ./behaviours An argument runs only the tests whose
  * name contains it. Prints TAP; the exit status is 0 if all passed.
@@ -488,6 +488,7 @@ static void test_pointer_attributes(void)
 typedef struct scene {
     cudaStream_t capturing;
     cudaStream_t other;
+    cudaStream_t third;
     cudaEvent_t  outside; /* recorded on the other stream before the capture, and done */
     cudaEvent_t  spare;
     void        *memory;
@@ -501,6 +502,7 @@ typedef cudaError_t capture_call_t(scene_t *scene);
 static scene_t open_scene(unsigned int flags)
 {
     scene_t scene = {.capturing = new_stream(flags), .other = new_stream(cudaStreamNonBlocking)};
+    scene.third = new_stream(cudaStreamNonBlocking);
     scene.outside = new_event();
     scene.spare = new_event();
     SUCCEEDS(CUDA(cudaEventRecord)(scene.outside, scene.other));
@@ -522,6 +524,7 @@ static void close_scene(scene_t *scene)
     SUCCEEDS(CUDA(cudaEventDestroy)(scene->spare));
     SUCCEEDS(CUDA(cudaStreamDestroy)(scene->capturing));
     SUCCEEDS(CUDA(cudaStreamDestroy)(scene->other));
+    SUCCEEDS(CUDA(cudaStreamDestroy)(scene->third));
 }
 
 /* Ends the capture, whatever has become of it. */
@@ -1607,6 +1610,26 @@ static void destroying_a_stream_does_not_wait(const void *unused)
     free_memory(memory);
 }
 
+static void destroying_an_event_does_not_wait(const void *unused)
+{
+    (void)unused;
+    cudaStream_t producer = new_stream(cudaStreamNonBlocking);
+    cudaStream_t consumer = new_stream(cudaStreamNonBlocking);
+    cudaEvent_t  event = new_event();
+    memory_t     memory = new_memory();
+    SUCCEEDS(kernel_write_late(producer, memory.device, 1));
+    SUCCEEDS(CUDA(cudaEventRecord)(event, producer));
+    SUCCEEDS(CUDA(cudaStreamWaitEvent)(consumer, event, cudaEventWaitDefault));
+    SUCCEEDS(CUDA(cudaEventDestroy)(event));
+    ANSWERS(cudaErrorNotReady, CUDA(cudaStreamQuery)(producer));
+    SUCCEEDS(copy_out(&memory, consumer));
+    SUCCEEDS(CUDA(cudaStreamSynchronize)(consumer));
+    TAP_CHECK(*memory.pinned == 1, "the copy saw %d", *memory.pinned);
+    free_memory(memory);
+    SUCCEEDS(CUDA(cudaStreamDestroy)(producer));
+    SUCCEEDS(CUDA(cudaStreamDestroy)(consumer));
+}
+
 static void legacy_copy_waits_for_blocking_streams(const void *unused)
 {
     (void)unused;
@@ -1698,6 +1721,51 @@ static void host_function_runs_in_order(const void *unused)
     SUCCEEDS(CUDA(cudaStreamDestroy)(stream));
 }
 
+/* The stream of the host function has no work of its own: it waits for somebody else's. */
+static void host_function_runs_after_the_event(const void *unused)
+{
+    (void)unused;
+    cudaStream_t worker = new_stream(cudaStreamNonBlocking);
+    cudaStream_t helper = new_stream(cudaStreamNonBlocking);
+    cudaEvent_t  event = new_event();
+    memory_t     memory = new_memory();
+    visitor_t    visitor = {.seen_at = memory.pinned};
+    SUCCEEDS(kernel_write_late(worker, memory.device, 19));
+    SUCCEEDS(copy_out(&memory, worker));
+    SUCCEEDS(CUDA(cudaEventRecord)(event, worker));
+    SUCCEEDS(CUDA(cudaStreamWaitEvent)(helper, event, cudaEventWaitDefault));
+    SUCCEEDS(CUDA(cudaLaunchHostFunc)(helper, note_visit, &visitor));
+    ANSWERS(cudaErrorNotReady, CUDA(cudaStreamQuery)(worker));
+    SUCCEEDS(CUDA(cudaStreamSynchronize)(helper));
+    TAP_CHECK(visitor.calls == 1, "called %d times", visitor.calls);
+    TAP_CHECK(visitor.seen == 19, "saw %d", visitor.seen);
+    SUCCEEDS(CUDA(cudaStreamSynchronize)(worker));
+    SUCCEEDS(CUDA(cudaEventDestroy)(event));
+    free_memory(memory);
+    SUCCEEDS(CUDA(cudaStreamDestroy)(worker));
+    SUCCEEDS(CUDA(cudaStreamDestroy)(helper));
+}
+
+static void host_function_outlives_its_stream(const void *unused)
+{
+    (void)unused;
+    cudaStream_t stream = new_stream(cudaStreamNonBlocking);
+    cudaEvent_t  event = new_event();
+    memory_t     memory = new_memory();
+    visitor_t    visitor = {.seen_at = memory.pinned};
+    SUCCEEDS(kernel_write_late(stream, memory.device, 23));
+    SUCCEEDS(copy_out(&memory, stream));
+    SUCCEEDS(CUDA(cudaLaunchHostFunc)(stream, note_visit, &visitor));
+    SUCCEEDS(CUDA(cudaEventRecord)(event, stream));
+    SUCCEEDS(CUDA(cudaStreamDestroy)(stream));
+    ANSWERS(cudaErrorNotReady, CUDA(cudaEventQuery)(event));
+    SUCCEEDS(CUDA(cudaEventSynchronize)(event));
+    TAP_CHECK(visitor.calls == 1, "called %d times", visitor.calls);
+    TAP_CHECK(visitor.seen == 23, "saw %d", visitor.seen);
+    SUCCEEDS(CUDA(cudaEventDestroy)(event));
+    free_memory(memory);
+}
+
 static void last_error_is_kept_until_asked_for(const void *unused)
 {
     (void)unused;
@@ -1774,11 +1842,14 @@ static void test_documented(void)
     run("an event that was never recorded is done", unrecorded_event_is_done);
     run("a wait is for the record that it saw", wait_is_for_the_record_it_saw);
     run("destroying a stream does not wait, and loses no work", destroying_a_stream_does_not_wait);
+    run("destroying an event does not wait, and the waits for it hold", destroying_an_event_does_not_wait);
     run("cudaMemcpy waits for blocking streams and for itself", legacy_copy_waits_for_blocking_streams);
     run("a copy from pageable memory takes it at the call", pageable_source_is_staged);
     run("a copy to pageable memory is done when the call returns", copy_to_pageable_memory_is_done);
     run("copies in two dimensions", copy_in_two_dimensions);
     run("a host function runs in stream order, on another thread", host_function_runs_in_order);
+    run("a host function waits for the event that its stream waits for", host_function_runs_after_the_event);
+    run("a host function runs though its stream is destroyed", host_function_outlives_its_stream);
     run("the last error is kept until it is asked for", last_error_is_kept_until_asked_for);
     run("the last error belongs to the thread", last_error_belongs_to_the_thread);
     run_on_two("the current device belongs to the thread", current_device_belongs_to_the_thread);
@@ -1898,18 +1969,107 @@ static cudaError_t end_on_fork(scene_t *scene)
     return abandon_capture(scene->other);
 }
 
+static void CUDART_CB do_nothing(void *unused)
+{
+    (void)unused;
+}
+
+static cudaError_t launch_on_the_host(scene_t *scene)
+{
+    return CUDA(cudaLaunchHostFunc)(scene->other, do_nothing, NULL);
+}
+
+static cudaError_t order_two_others(scene_t *scene)
+{
+    cudaError_t error = CUDA(cudaEventRecord)(scene->spare, scene->other);
+    return error == cudaSuccess ? CUDA(cudaStreamWaitEvent)(scene->third, scene->spare, cudaEventWaitDefault) : error;
+}
+
+static cudaError_t order_legacy_after_another(scene_t *scene)
+{
+    cudaError_t error = CUDA(cudaEventRecord)(scene->spare, scene->other);
+    return error == cudaSuccess ? CUDA(cudaStreamWaitEvent)(LEGACY, scene->spare, cudaEventWaitDefault) : error;
+}
+
+/* What gives something back once the work of another stream is done: a helper stream that waits and calls the host. */
+static cudaError_t call_the_host_after_another(scene_t *scene)
+{
+    cudaStream_t helper = NULL;
+    cudaError_t  error = CUDA(cudaStreamCreateWithFlags)(&helper, cudaStreamNonBlocking);
+    if (error != cudaSuccess) {
+        return error;
+    }
+    error = CUDA(cudaEventRecord)(scene->spare, scene->other);
+    if (error == cudaSuccess) {
+        error = CUDA(cudaStreamWaitEvent)(helper, scene->spare, cudaEventWaitDefault);
+    }
+    if (error == cudaSuccess) {
+        error = CUDA(cudaLaunchHostFunc)(helper, do_nothing, NULL);
+    }
+    cudaError_t destroyed = CUDA(cudaStreamDestroy)(helper);
+    return error == cudaSuccess ? destroyed : error;
+}
+
+static cudaError_t destroy_recorded_event(scene_t *scene)
+{
+    cudaEvent_t event;
+    cudaError_t error = CUDA(cudaEventCreateWithFlags)(&event, cudaEventDisableTiming);
+    if (error != cudaSuccess) {
+        return error;
+    }
+    error = CUDA(cudaEventRecord)(event, scene->other);
+    cudaError_t destroyed = CUDA(cudaEventDestroy)(event);
+    return error == cudaSuccess ? destroyed : error;
+}
+
+static void ask_row(const char *question, const capture_row_t *row)
+{
+    guest_t guest = {.scene = open_scene(row->flags), .call = row->call, .bracketed = row->bracketed};
+    CUDA(cudaStreamBeginCapture)(guest.scene.capturing, row->mode);
+    if (row->other_thread) {
+        on_other_thread(visit, &guest);
+    } else {
+        visit(&guest);
+    }
+    enum cudaStreamCaptureStatus status = capture_status(guest.scene.capturing);
+    cudaError_t                  end = abandon_capture(guest.scene.capturing);
+    printf("# answer: %s capture, %s%s%s: %s: %d, status %d, ended with %d\n", mode_names[row->mode],
+           row->flags == cudaStreamDefault ? "blocking" : "non-blocking", row->other_thread ? ", other thread" : "",
+           row->bracketed ? ", bracketed" : "", question, (int)guest.answer, (int)status, (int)end);
+    close_scene(&guest.scene);
+    settle();
+}
+
 static void ask_beside_a_capture(const char *question, capture_call_t *call, unsigned int flags,
                                  enum cudaStreamCaptureMode mode)
 {
-    scene_t scene = open_scene(flags);
-    CUDA(cudaStreamBeginCapture)(scene.capturing, mode);
-    cudaError_t                  answer = call(&scene);
-    enum cudaStreamCaptureStatus status = capture_status(scene.capturing);
-    cudaError_t                  end = abandon_capture(scene.capturing);
-    printf("# answer: %s capture, %s: %s: %d, status %d, ended with %d\n", mode_names[mode],
-           flags == cudaStreamDefault ? "blocking" : "non-blocking", question, (int)answer, (int)status, (int)end);
-    close_scene(&scene);
-    settle();
+    ask_row(question, &(capture_row_t){.call = call, .flags = flags, .mode = mode});
+}
+
+/* Streams that have no part in the capture, from its thread and from another, as they are and in relaxed mode. */
+static void ask_about_uninvolved_streams(void)
+{
+    static const struct {
+        const char     *question;
+        capture_call_t *call;
+    } rows[] = {
+        {"create and destroy a stream", create_and_destroy_stream},
+        {"a host function on another stream", launch_on_the_host},
+        {"order two other streams", order_two_others},
+        {"order legacy after another stream", order_legacy_after_another},
+        {"a new stream waits for another and calls the host", call_the_host_after_another},
+        {"destroy an event that was recorded on another stream", destroy_recorded_event},
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+        for (unsigned int variant = 0; variant < 8; variant++) {
+            ask_row(rows[i].question, &(capture_row_t){.call = rows[i].call,
+                                                       .flags = cudaStreamNonBlocking,
+                                                       .mode = (variant & 1) != 0 ? cudaStreamCaptureModeThreadLocal
+                                                                                  : cudaStreamCaptureModeGlobal,
+                                                       .other_thread = (variant & 2) != 0,
+                                                       .bracketed = (variant & 4) != 0});
+        }
+    }
 }
 
 static void ask_about_captures(void)
@@ -1973,6 +2133,41 @@ static void ask_about_streams(void)
     free_memory(memory);
     CUDA(cudaEventDestroy)(event);
     CUDA(cudaStreamDestroy)(blocking);
+    CUDA(cudaStreamDestroy)(other);
+}
+
+/* What a thread leaves on its per-thread stream. */
+typedef struct legacy_of_a_thread {
+    memory_t    memory;
+    cudaEvent_t event;
+    cudaError_t answer;
+} legacy_of_a_thread_t;
+
+static void *leave_work_behind(void *argument)
+{
+    legacy_of_a_thread_t *left = argument;
+    CUDA(cudaSetDevice)(0);
+    left->answer = kernel_write_late(PER_THREAD, left->memory.device, 31);
+    if (left->answer == cudaSuccess) {
+        left->answer = CUDA(cudaEventRecord)(left->event, PER_THREAD);
+    }
+    return NULL;
+}
+
+static void ask_about_threads_that_end(void)
+{
+    cudaStream_t         other = new_stream(cudaStreamNonBlocking);
+    legacy_of_a_thread_t left = {.memory = new_memory(), .event = new_event()};
+    on_other_thread(leave_work_behind, &left);
+    tell("leaving work on the per-thread stream of a thread that ends", left.answer);
+    tell("query of its event when the thread has ended", CUDA(cudaEventQuery)(left.event));
+    tell("another stream waits for that event", CUDA(cudaStreamWaitEvent)(other, left.event, cudaEventWaitDefault));
+    CUDA(cudaMemcpyAsync)(left.memory.pinned, left.memory.device, sizeof(int), cudaMemcpyDeviceToHost, other);
+    tell("synchronising that stream", CUDA(cudaStreamSynchronize)(other));
+    printf("# answer: the work of the ended thread was done by then: %s\n", *left.memory.pinned == 31 ? "yes" : "no");
+    settle();
+    CUDA(cudaEventDestroy)(left.event);
+    free_memory(left.memory);
     CUDA(cudaStreamDestroy)(other);
 }
 
@@ -2045,8 +2240,28 @@ static void ask_about_graph_memory(void)
     CUDA(cudaStreamDestroy)(stream);
 }
 
+/* A stream of device 1 beside a capture on device 0, and forked from it; an event of each stream's own device. */
+static void ask_about_events_of_another_device(enum cudaStreamCaptureMode mode)
+{
+    pair_t pair = open_pair();
+    CUDA(cudaStreamBeginCapture)(pair.streams[0], mode);
+    cudaError_t beside = CUDA(cudaEventRecord)(pair.events[1], pair.streams[1]);
+    CUDA(cudaEventRecord)(pair.events[0], pair.streams[0]);
+    cudaError_t fork = CUDA(cudaStreamWaitEvent)(pair.streams[1], pair.events[0], cudaEventWaitDefault);
+    cudaError_t inside = CUDA(cudaEventRecord)(pair.events[1], pair.streams[1]);
+    cudaError_t join = CUDA(cudaStreamWaitEvent)(pair.streams[0], pair.events[1], cudaEventWaitDefault);
+    cudaError_t end = abandon_capture(pair.streams[0]);
+    printf("# answer: %s capture on device 0: record on a stream of device 1: %d, fork it: %d, record on the fork: %d, "
+           "join: %d, ended with %d\n",
+           mode_names[mode], (int)beside, (int)fork, (int)inside, (int)join, (int)end);
+    close_pair(pair);
+    settle();
+}
+
 static void ask_about_two_devices(void)
 {
+    ask_about_events_of_another_device(cudaStreamCaptureModeGlobal);
+    ask_about_events_of_another_device(cudaStreamCaptureModeRelaxed);
     pair_t pair = open_pair();
     CUDA(cudaStreamBeginCapture)(pair.streams[0], cudaStreamCaptureModeRelaxed);
     CUDA(cudaSetDevice)(1);
@@ -2062,7 +2277,9 @@ static void ask_open_questions(void)
 {
     tap_begin("open questions can be asked");
     ask_about_captures();
+    ask_about_uninvolved_streams();
     ask_about_streams();
+    ask_about_threads_that_end();
     ask_about_ended_captures();
     ask_about_memory();
     ask_about_graph_memory();
