@@ -43,6 +43,7 @@
 #if defined(__cplusplus)
 extern "C" {
 #endif
+cudaError_t CAI_CUDA(cudaGetDeviceCount)(int *count);
 cudaError_t CAI_CUDA(cudaGetDevice)(int *device);
 cudaError_t CAI_CUDA(cudaSetDevice)(int device);
 cudaError_t CAI_CUDA(cudaPointerGetAttributes)(struct cudaPointerAttributes *attributes, const void *pointer);

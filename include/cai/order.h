@@ -49,7 +49,6 @@ typedef struct cai_impl_order_record {
     cai_order_mode_t  mode;
     bool              pinned;     /* memory that host code sees as soon as it is given back */
     bool              is_current; /* `device_id` is the current device whenever the record is used */
-    bool              captured;   /* both streams take part in one capture */
     int32_t           device_id;  /* whose 1 and 2 are meant; -1: the current device's */
     pthread_t         thread;     /* whose 2 is meant */
     cai_stream_t      producer, consumer;
@@ -166,8 +165,7 @@ CAI_API cai_status_t cai_order_streams(cai_order_pool_t *pool, cai_stream_t befo
 }
 
 /* Without CUDA, memory that has to be ordered at release must not be taken in the first place. */
-/* NOLINTNEXTLINE(readability-non-const-parameter): with CUDA the record is written to */
-CAI_IMPL cai_status_t cai_impl_order_check(cai_impl_order_record_t *record, cai_error_t *error)
+CAI_IMPL cai_status_t cai_impl_order_check(const cai_impl_order_record_t *record, cai_error_t *error)
 {
     return cai_impl_order_before(record) == CAI_IMPL_BEFORE_NOTHING && cai_impl_order_after(record) == 0
                ? CAI_OK
@@ -324,57 +322,39 @@ CAI_IMPL_COLD cai_status_t cai_impl_capture_refused(cai_stream_t before, cai_str
 
 /* -------------------------------------------------------------------------------------------- streams ordered ---- */
 
-/* Record on one stream and let the other wait, by an event of `device_id`, which has to be that of `before`. */
+/* The device of an event for `stream`, where `device_id` is most likely that: of a number it is, and of a handle, wherever
+ * there is more than one device, it is asked. A record on a stream of another device than the event's fails. */
+CAI_IMPL cai_status_t cai_impl_event_device(cai_order_pool_t *pool, cai_stream_t stream, int32_t *device_id,
+                                            cai_error_t *error)
+{
+#if CAI_IMPL_HAS_STREAM_GET_DEVICE
+    if (!cai_impl_is_number(stream) && CAI_IMPL_UNLIKELY(cai_impl_pool_has_devices(pool))) {
+        int                found = -1;
+        const cai_status_t status =
+            cai_cuda_status(CAI_CUDA(cudaStreamGetDevice)(stream, &found), "cudaStreamGetDevice", error);
+        *device_id = found;
+        return status;
+    }
+#endif
+    (void)pool;
+    (void)stream;
+    return CAI_IMPL_LIKELY(*device_id >= 0) ? CAI_OK : cai_current_device(device_id, error);
+}
+
+/* Record on one stream and let the other wait. Captures have been looked at, and the device of a number is current. */
 CAI_IMPL cai_status_t cai_impl_event_order(cai_order_pool_t *pool, cai_stream_t before, cai_stream_t after,
                                            int32_t device_id, cai_error_t *error)
 {
     cudaEvent_t  event;
-    cai_status_t status = cai_impl_event_take(pool, device_id, &event, error);
+    cai_status_t status = cai_impl_event_device(pool, before, &device_id, error);
+    if (CAI_IMPL_LIKELY(status == CAI_OK))
+        status = cai_impl_event_take(pool, device_id, &event, error);
     if (CAI_IMPL_UNLIKELY(status != CAI_OK))
         return status;
     status = cai_cuda_status(CAI_CUDA(cudaEventRecord)(event, before), "cudaEventRecord", error);
     if (CAI_IMPL_LIKELY(status == CAI_OK))
         status = cai_cuda_status(CAI_CUDA(cudaStreamWaitEvent)(after, event, 0), "cudaStreamWaitEvent", error);
     cai_impl_event_put(pool, device_id, event);
-    return status;
-}
-
-/* The same where `before` is, or may be, a handle of another device than the array's: it is asked. */
-CAI_IMPL_COLD cai_status_t cai_impl_event_order_elsewhere(cai_order_pool_t *pool, cai_stream_t before,
-                                                          cai_stream_t after, cai_error_t *error)
-{
-#if CAI_IMPL_HAS_STREAM_GET_DEVICE
-    int                device_id = -1;
-    const cai_status_t status =
-        cai_cuda_status(CAI_CUDA(cudaStreamGetDevice)(before, &device_id), "cudaStreamGetDevice", error);
-    return status != CAI_OK ? status : cai_impl_event_order(pool, before, after, device_id, error);
-#else
-    (void)pool;
-    (void)before;
-    (void)after;
-    return cai_cuda_status(cudaErrorInvalidResourceHandle, "cudaEventRecord", error);
-#endif
-}
-
-/* Order one stream behind another, for which captures have been looked at. The device of a number is current, and
- * `device_id` is most likely that of a handle too; a record on a stream of another device fails and is made again, but in
- * a capture, which might break by it, that is seen to before. */
-CAI_IMPL cai_status_t cai_impl_event_order_any(cai_order_pool_t *pool, cai_stream_t before, cai_stream_t after,
-                                               int32_t device_id, bool captured, cai_error_t *error)
-{
-    cai_error_t  first;
-    cai_status_t status;
-    if (CAI_IMPL_UNLIKELY(captured && CAI_IMPL_HAS_STREAM_GET_DEVICE) && !cai_impl_is_number(before))
-        return cai_impl_event_order_elsewhere(pool, before, after, error);
-    if (CAI_IMPL_UNLIKELY(device_id < 0) && cai_current_device(&device_id, error) != CAI_OK)
-        return CAI_ERROR_CUDA_CALL;
-    status = cai_impl_event_order(pool, before, after, device_id, &first);
-    if (CAI_IMPL_LIKELY(status == CAI_OK))
-        return CAI_OK;
-    if (first.cuda_code == CAI_IMPL_CAST(int32_t, cudaErrorInvalidResourceHandle) && !cai_impl_is_number(before))
-        return cai_impl_event_order_elsewhere(pool, before, after, error);
-    if (error != NULL)
-        *error = first;
     return status;
 }
 
@@ -388,7 +368,7 @@ CAI_IMPL cai_status_t cai_impl_order_streams_here(cai_order_pool_t *pool, cai_st
         return status;
     if (CAI_IMPL_UNLIKELY(capture > CAI_IMPL_CAPTURE_SHARED))
         return cai_impl_capture_refused(before, after, capture, error);
-    return cai_impl_event_order_any(pool, before, after, device_id, capture == CAI_IMPL_CAPTURE_SHARED, error);
+    return cai_impl_event_order(pool, before, after, device_id, error);
 }
 
 CAI_API cai_status_t cai_order_streams(cai_order_pool_t *pool, cai_stream_t before, cai_stream_t after,
@@ -456,7 +436,7 @@ CAI_IMPL cai_status_t cai_impl_late_enqueue(cai_order_pool_t *pool, cai_stream_t
     cudaStream_t helper;
     cai_status_t status = cai_impl_helper_find(pool, device_id, stream, &helper, NULL);
     if (status == CAI_OK)
-        status = cai_impl_event_order_any(pool, stream, helper, device_id, false, NULL);
+        status = cai_impl_event_order(pool, stream, helper, device_id, NULL);
     if (status == CAI_OK)
         status = cai_cuda_status(CAI_CUDA(cudaLaunchHostFunc)(helper, cai_impl_late_run, late), "cudaLaunchHostFunc",
                                  NULL);
@@ -503,7 +483,7 @@ CAI_IMPL_COLD cai_status_t cai_impl_order_refused(const cai_impl_order_record_t 
                          CAI_IMPL_CAST(void *, record->producer), CAI_IMPL_CAST(void *, record->consumer), who);
 }
 
-CAI_IMPL cai_status_t cai_impl_order_check_here(cai_impl_order_record_t *record, cai_impl_before_t before,
+CAI_IMPL cai_status_t cai_impl_order_check_here(const cai_impl_order_record_t *record, cai_impl_before_t before,
                                                 cai_error_t *error)
 {
     cai_impl_capture_t capture = CAI_IMPL_CAPTURE_NONE;
@@ -515,14 +495,13 @@ CAI_IMPL cai_status_t cai_impl_order_check_here(cai_impl_order_record_t *record,
     } else {
         status = cai_impl_capture_find(record->producer, record->consumer, &capture, error);
     }
-    record->captured = capture == CAI_IMPL_CAPTURE_SHARED;
     return status != CAI_OK || CAI_IMPL_LIKELY(capture <= CAI_IMPL_CAPTURE_SHARED)
                ? status
                : cai_impl_order_refused(record, capture, error);
 }
 
 /* Whether captures allow the order before the consumer's work. Touches no stream. */
-CAI_IMPL cai_status_t cai_impl_order_check(cai_impl_order_record_t *record, cai_error_t *error)
+CAI_IMPL cai_status_t cai_impl_order_check(const cai_impl_order_record_t *record, cai_error_t *error)
 {
     const cai_impl_before_t before = cai_impl_order_before(record);
     cai_device_guard_t      guard;
@@ -548,8 +527,7 @@ CAI_IMPL cai_status_t cai_impl_order_make(cai_order_pool_t *pool, const cai_impl
     status = cai_impl_record_guard_enter(&guard, record, error);
     if (CAI_IMPL_UNLIKELY(status != CAI_OK))
         return status;
-    status = cai_impl_event_order_any(pool, record->producer, record->consumer, record->device_id, record->captured,
-                                      error);
+    status = cai_impl_event_order(pool, record->producer, record->consumer, record->device_id, error);
     left = cai_device_guard_leave(&guard, status == CAI_OK ? error : NULL);
     return status != CAI_OK ? status : left;
 }
@@ -583,8 +561,7 @@ CAI_IMPL cai_impl_rest_t cai_impl_order_back_here(cai_order_pool_t *pool, const 
     if (CAI_IMPL_UNLIKELY(capture == CAI_IMPL_CAPTURE_FIRST || capture == CAI_IMPL_CAPTURE_DIFFERENT))
         return record->consumer == CAI_STREAM_LEGACY ? CAI_IMPL_REST_DEVICE : CAI_IMPL_REST_NOTHING;
     if (waits && capture != CAI_IMPL_CAPTURE_SECOND)
-        *status = cai_impl_event_order_any(pool, record->consumer, record->producer, record->device_id,
-                                           capture == CAI_IMPL_CAPTURE_SHARED, error);
+        *status = cai_impl_event_order(pool, record->consumer, record->producer, record->device_id, error);
     if (CAI_IMPL_UNLIKELY(capture == CAI_IMPL_CAPTURE_SHARED))
         return CAI_IMPL_REST_NOTHING;
     if (CAI_IMPL_UNLIKELY(*status != CAI_OK) || (after & CAI_IMPL_AFTER_HOST) != 0)

@@ -78,6 +78,7 @@ struct cai_order_pool {
     cai_impl_late_count_t *late;
     uint8_t                lock;
 #if !defined(CAI_NO_CUDA)
+    int32_t                n_devices; /* that there are; 0: not asked yet */
     cai_impl_pool_device_t devices[CAI_IMPL_POOL_DEVICES];
 #endif
 };
@@ -191,6 +192,23 @@ CAI_IMPL void cai_impl_ignore(cudaError_t result)
 {
     if (CAI_IMPL_UNLIKELY(result != cudaSuccess))
         (void)CAI_CUDA(cudaGetLastError)();
+}
+
+/* Whether there are several devices; true where CUDA does not say. */
+CAI_IMPL_COLD bool cai_impl_pool_count_devices(cai_order_pool_t *pool)
+{
+    int               n = 0;
+    const cudaError_t result = CAI_CUDA(cudaGetDeviceCount)(&n);
+    cai_impl_ignore(result);
+    if (result == cudaSuccess && pool != NULL)
+        __atomic_store_n(&pool->n_devices, n, __ATOMIC_RELAXED);
+    return result != cudaSuccess || n > 1;
+}
+
+CAI_IMPL bool cai_impl_pool_has_devices(cai_order_pool_t *pool)
+{
+    const int32_t n = pool == NULL ? 0 : __atomic_load_n(&pool->n_devices, __ATOMIC_RELAXED);
+    return CAI_IMPL_LIKELY(n > 0) ? n > 1 : cai_impl_pool_count_devices(pool);
 }
 
 /* The place for a device's events and streams; NULL where none are kept. */

@@ -67,6 +67,8 @@ def capture_mode():
 
 
 def cuda_state():
+    """What the runtime holds beside what pools keep for the next use."""
+    emulated.drain_pools()
     return {"device": emulated.get_device(), "capture mode": capture_mode(), "events": emulated.count_events(),
             "streams": emulated.count_streams(), "allocations": emulated.count_allocations()}
 

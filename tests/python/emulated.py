@@ -69,6 +69,7 @@ is_pending = _library.emulator_is_pending
 run_all = _library.emulator_run_all
 schedule = _library.emulator_schedule
 set_device_count = _library.emulator_set_device_count
+set_background = _library.emulator_set_background
 
 
 def cuda(name, *arguments):
@@ -93,10 +94,8 @@ def has_state(module):
         _loaded.add(module)
 
 
-def empty_pools():
-    """Have everything given back that is to be given back late, and the pools' events and streams destroyed."""
-    clear_failures()
-    run_all()
+def drain_pools():
+    """Have the events and streams destroyed that pools keep for the next use."""
     for module in {*_loaded, *(sys.modules[name] for name in _WITH_STATE if name in sys.modules)}:
         pools.drain(module)
 
@@ -104,7 +103,9 @@ def empty_pools():
 def reset():
     """Everything back to the start; kernels that never ran are forgotten."""
     _library.emulator_set_blocking_hook(None, None)
-    empty_pools()
+    clear_failures()
+    run_all()  # what is to be given back late is, and nothing of it is left for the next test
+    drain_pools()
     _library.emulator_reset()
     _kernels.clear()
     _life[0] += 1

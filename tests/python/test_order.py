@@ -1,7 +1,7 @@
 """Who runs after whom: the table under "Order" in the design, cell by cell.
 
 What must be true comes first: the consumer sees the producer's work, and the producer gets its memory back after the
-consumer's. How it is made true, today by host waits, is the business of the groups that say so.
+consumer's. How it is made true, by events and without a wait of the host, is the business of the groups that say so.
 """
 
 import contextlib
@@ -13,11 +13,13 @@ import time
 import numpy as np
 import pytest
 
+import checks
 import children
 import dlpack
 import emulated
 import faults
 import loans
+import pools
 import probe
 import probe_host
 import producers
@@ -37,7 +39,8 @@ LENDER = {"cudaMemsetAsync"}
 CONSUMER = {"cudaMemcpyAsync"}
 
 # Calls that only look.
-LOOKING = HARMLESS | {"cudaStreamIsCapturing", "cudaGetLastError", "cudaStreamGetDevice", "cudaStreamGetId"}
+LOOKING = HARMLESS | {"cudaStreamIsCapturing", "cudaStreamGetCaptureInfo", "cudaGetLastError", "cudaStreamGetDevice",
+                      "cudaStreamGetId"}
 
 STREAM_PAIRS = [(p, c) for p in loans.STREAM_KINDS for c in loans.STREAM_KINDS]
 
@@ -255,7 +258,7 @@ def test_an_array_without_elements_is_not_waited_for(source, order):
 # ------------------------------------------------------------------------------------- the view's stream and flags
 
 KNOWS, SAYS_NOT = probe.HAS_STREAM, probe.STREAM_UNKNOWN
-P, C = "the producer's", "the consumer's"
+P, C, L = "the producer's", "the consumer's", "legacy"
 
 # What the table says of view.stream and of the two flags; None where it says nothing of that.
 CELLS = {
@@ -1034,7 +1037,7 @@ def test_pitfall_59_other_threads_run_while_memory_is_given_back(order, waits):
     assert waits()[1] == 0
 
 
-# --------------------------------------------------------------------------------------- this step: the host waits
+# ------------------------------------------------------------------------------------------- how: events, and no waits
 
 
 def host_waits():
@@ -1048,35 +1051,73 @@ def host_waits():
     return found
 
 
-HOST_WAITS = {
-    # source: {order: (waited for at the acquire, waited for at the release)}
-    "known": {"wait": ("P", "C"), "adopt": ("", ""), "block": ("P", ""), "none": ("", "")},
-    "ready": {"wait": ("", ""), "adopt": ("", ""), "block": ("", ""), "none": ("", "")},
-    "silent": {"wait": ("L", "C"), "adopt": ("", "L"), "block": ("L", ""), "none": ("", "")},
-    "asked": {"wait": ("", "C"), "adopt": ("", "L"), "block": ("L", ""), "none": ("", "")},
+def event_orders():
+    """Pairs of streams that were ordered by an event: recorded on the first, waited for by the second."""
+    recorded, found = {}, []
+    for call in emulated.calls():
+        if call["name"] == "cudaEventRecord":
+            recorded[call["event"]] = call["stream"]
+        elif call["name"] == "cudaStreamWaitEvent":
+            found.append((recorded[call["event"]], call["stream"]))
+    return found
+
+
+def late_calls():
+    """Streams on which something was put to be given back."""
+    return [call["stream"] for call in emulated.calls("cudaLaunchHostFunc")]
+
+
+# source: {order: (orders at the acquire, orders at the release, whether it is given back late)}
+EVENTS = {
+    KNOWN: {"wait": ([(P, C)], [(C, P)], False), "adopt": ([], [], False), "none": ([], [], False)},
+    READY: {"wait": ([], [], False), "adopt": ([], [], False), "none": ([], [], False)},
+    SILENT: {"wait": ([(L, C)], [(C, L)], True), "adopt": ([], [], True), "none": ([], [], False)},
+    ASKED: {"wait": ([], [], True), "adopt": ([], [], True), "none": ([], [], False)},
 }
 
 
 @pytest.mark.parametrize("source", loans.ALL)
-@pytest.mark.parametrize("order", ["wait", "adopt", "block", "none"])
-def test_host_waits_are_those_of_the_table(source, order, waits):
-    producer, consumer = streams(("non-blocking", "non-blocking"))
-    named = {"P": [producer], "C": [consumer], "L": [LEGACY], "": []}
-    loan = Loan(source, producer)
-    before, after = HOST_WAITS[loan.tells][order]
+@pytest.mark.parametrize("order", ["wait", "adopt", "none"])
+@pytest.mark.parametrize("device", [0, 1])
+def test_pitfall_50_streams_wait_for_streams_and_the_host_for_nothing(source, order, device, waits):
+    producer, consumer = streams(("non-blocking", "non-blocking"), device)
+    named = {P: producer, C: consumer, L: LEGACY}
+    before, after, late = EVENTS[loan_tells(source)][order]
+    loan = Loan(source, producer, device=device)
     view = probe.acquire(loan.give(), consumer if order == "wait" else order, {})
-    assert host_waits() == named[before]
+    if loan.tells != ASKED:  # whose producer orders its work itself
+        assert event_orders() == [(named[first], named[second]) for first, second in before]
     emulated.clear_calls()
+    assert view.release() == "OK"
+    orders = event_orders()
+    if late:  # and a helper stream waits for the consumer's
+        helper, = late_calls()
+        assert orders.pop() == (consumer if order == "wait" else LEGACY, helper)
+    assert orders == [(named[first], named[second]) for first, second in after]
+    assert waits() == (0, 0)
+    assert loan.given_back == (0 if late else 1)
+
+
+def loan_tells(source):
+    return next(tells for tells in (KNOWN, READY, SILENT, ASKED) if source in sources(tells))
+
+
+@pytest.mark.parametrize("source", loans.ALL)
+def test_the_host_waits_once_where_the_order_is_to_block(source, waits):
+    producer = make_stream("non-blocking")
+    loan = Loan(source, producer)
+    view = probe.acquire(loan.give(), "block", {})
+    expected = {KNOWN: [producer], READY: [], SILENT: [LEGACY], ASKED: [LEGACY]}[loan.tells]
+    assert host_waits() == expected
+    assert event_orders() == [] or loan.tells == ASKED  # whose producer orders its work before legacy
     view.release()
-    assert host_waits() == named[after]
-    assert waits() == (bool(before) + bool(after), 0)
+    assert waits() == (len(expected), 0)
 
 
 @pytest.mark.parametrize("order", ["wait", "adopt", "block", "none"])
-def test_host_waits_of_pinned_memory_are_those_of_the_table(order):
+def test_the_host_waits_for_the_consumer_of_pinned_memory(order):
     producer, consumer = streams(("non-blocking", "non-blocking"))
-    expected = {"wait": ([producer], [consumer]), "adopt": ([], [producer]), "block": ([producer], []),
-                "none": ([], [])}
+    expected = {"wait": ([], [consumer]), "adopt": ([], [producer]), "block": ([producer], []), "none": ([], [])}
     loan = Loan("interface-v3", producer, kind="pinned")
     view = probe.acquire(loan.give(), consumer if order == "wait" else order, PINNED)
     assert host_waits() == expected[order][0]
@@ -1085,20 +1126,33 @@ def test_host_waits_of_pinned_memory_are_those_of_the_table(order):
     assert host_waits() == expected[order][1]
 
 
-def test_host_waits_stand_in_for_the_per_thread_stream_that_a_producer_refuses():
+def test_pitfall_40_events_stand_in_for_the_per_thread_stream_that_a_producer_refuses():
     """Legacy is implicitly ordered before the thread's stream, which is not to be relied on."""
     array = producers.DLPack(np.zeros(4, "f4"), refuses=(2,))
     view = probe.acquire(array, PER_THREAD, {})
     assert [call["stream"] for call in array.asked] == [2, 1]
-    assert host_waits() == [LEGACY]
+    assert event_orders() == [(LEGACY, PER_THREAD)]
     emulated.clear_calls()
     view.release()
-    assert host_waits() == [PER_THREAD]
+    assert event_orders()[0] == (PER_THREAD, LEGACY)
+    assert host_waits() == []
 
 
-def test_the_capture_mode_of_the_thread_is_as_it_was():
-    loan = Loan("interface-v3", make_stream("non-blocking"))
-    probe.acquire(loan.give(), make_stream("non-blocking"), {}).release()
+def test_events_are_kept_from_one_use_to_the_next(probe):
+    producer, consumer = streams(("non-blocking", "non-blocking"))
+    array = producers.Interface(np.zeros(4, "f4"), stream=producer)
+    for _ in range(10):
+        probe.acquire(array, consumer, {}).release()
+    assert len(emulated.calls("cudaEventCreateWithFlags")) == 1
+    assert len(emulated.calls("cudaEventRecord")) == len(emulated.calls("cudaStreamWaitEvent")) == 20
+    assert emulated.calls("cudaEventDestroy") == []
+
+
+@pytest.mark.parametrize("order", ["wait", "adopt"])
+def test_the_capture_mode_of_the_thread_is_as_it_was(order):
+    """Also where a helper stream had to be made."""
+    loan = Loan("interface-v2", make_stream("non-blocking"))
+    probe.acquire(loan.give(), make_stream("non-blocking") if order == "wait" else order, {}).release()
     mode = ctypes.c_int(emulated.THREAD_LOCAL)
     emulated.cuda("cudaThreadExchangeStreamCaptureMode", ctypes.byref(mode))
     assert mode.value == emulated.GLOBAL
@@ -1117,29 +1171,50 @@ def test_a_capture_mode_that_somebody_chose_is_put_back(mode):
     assert before.value == mode
 
 
-@pytest.mark.parametrize("source", ["interface-v3", "torch"])
-def test_two_streams_of_one_capture_are_refused_as_long_as_the_host_waits(source):
-    """An event would be an edge of the graph; a host wait is impossible."""
-    first, second = make_stream("non-blocking"), make_stream("non-blocking")
+def join(origin, stream):
+    """Let a stream wait for another: a fork of its capture, or the join of one."""
     event = ctypes.c_void_p()
     emulated.cuda("cudaEventCreateWithFlags", ctypes.byref(event), ctypes.c_uint(2))
-    array = Loan(source, first, pending=False).give()
-    with Capture(first):
-        emulated.cuda("cudaEventRecord", event, ctypes.c_void_p(first))
-        emulated.cuda("cudaStreamWaitEvent", ctypes.c_void_p(second), event, ctypes.c_uint(0))
-        with pytest.raises(probe.StreamCaptureError):
-            probe.acquire(array, second, {})
-        emulated.cuda("cudaEventRecord", event, ctypes.c_void_p(second))
-        emulated.cuda("cudaStreamWaitEvent", ctypes.c_void_p(first), event, ctypes.c_uint(0))
+    emulated.cuda("cudaEventRecord", event, ctypes.c_void_p(origin))
+    emulated.cuda("cudaStreamWaitEvent", ctypes.c_void_p(stream), event, ctypes.c_uint(0))
+    emulated.cuda("cudaEventDestroy", event)
 
 
-@pytest.mark.parametrize("call", ["cudaStreamSynchronize", "cudaStreamIsCapturing",
-                                  "cudaThreadExchangeStreamCaptureMode"])
+@pytest.mark.parametrize("source", ["interface-v3", "torch", "table"])
+@pytest.mark.parametrize("origin", ["producer", "consumer"])
+@pytest.mark.parametrize("mode", MODES)
+def test_two_streams_of_one_capture_are_ordered_in_its_graph(source, origin, mode):
+    """pitfall 51: both directions become edges, without which the capture could not even end."""
+    producer, consumer = streams(("non-blocking", "non-blocking"))
+    loan = Loan(source, producer, pending=False)
+    array = loan.give()
+    emulated.write(loan.pointer, loans.OLD)
+    first, second = (producer, consumer) if origin == "producer" else (consumer, producer)
+    with Capture(first, mode):
+        join(first, second)
+        fill(producer, loan, NEW)
+        view = probe.acquire(array, consumer, {})
+        seen = loan.read_later(consumer)
+        loan.write_later(consumer)
+        assert view.release() == "OK"
+        after = loan.read_later(producer)
+        assert loan.now() == loans.OLD
+        join(second, first)
+    assert seen == [NEW]
+    assert after == [USED]
+
+
+def fill(stream, loan, pattern):
+    loans.fill_later(stream, loan.pointer, pattern)
+
+
+@pytest.mark.parametrize("call", ["cudaEventCreateWithFlags", "cudaEventRecord", "cudaStreamWaitEvent",
+                                  "cudaStreamIsCapturing"])
 @pytest.mark.parametrize("source", ["interface-v3", "torch", "table", "interface-v2"])
-def test_a_failing_wait_raises_and_gives_everything_back(source, call):
+def test_pitfall_55_a_failing_order_raises_and_gives_everything_back(source, call, probe):
     loan = Loan(source, make_stream("non-blocking"))
     emulated.fail(call, 1, 719)
-    with pytest.raises(probe.CudaCallError, match=call) as raised:
+    with pytest.raises(probe.CudaCallError, match=f"'x'.*{call}") as raised:
         probe.acquire(loan.give(), make_stream("non-blocking"), {})
     assert (raised.value.code, raised.value.name) == (719, "cudaErrorLaunchFailure")
     del raised
@@ -1148,14 +1223,164 @@ def test_a_failing_wait_raises_and_gives_everything_back(source, call):
     assert emulated.get_device() == 0
 
 
-@pytest.mark.parametrize("source", ["interface-v2", "dlpack", "table-no-stream"])
-def test_a_wait_that_fails_at_release_is_a_status_and_no_exception(source):
-    loan = Loan(source, make_stream("non-blocking"), pending=False)
+@pytest.mark.parametrize("call", ["cudaEventRecord", "cudaStreamWaitEvent"])
+def test_a_failing_order_at_release_is_a_status_and_the_host_waits(call):
+    """The memory must not go back under the consumer's work because of it."""
+    producer, consumer = streams(("non-blocking", "non-blocking"))
+    loan = Loan("interface-v3", producer, pending=False)
+    view = probe.acquire(loan.give(), consumer, {})
+    seen = loan.read_later(consumer)
+    emulated.fail(call, 1, 719)
+    assert view.release() == "CUDA_CALL"
+    assert host_waits() == [consumer]
+    assert seen == [NEW]
+    assert loan.given_back == 1
+    assert view.release() == "OK"
+
+
+# --------------------------------------------------------------------------------------------- how: given back late
+
+KEPT = sources(SILENT, ASKED)
+
+
+class Gone:
+    """Whether a lent array has come back by now, which nothing but time may bring about."""
+
+    def __init__(self, loan, before=0):
+        self.loan, self.before = loan, before
+
+    def __call__(self):
+        deadline = time.monotonic() + 5
+        while self.loan.given_back == self.before and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return self.loan.given_back > self.before
+
+
+@pytest.mark.parametrize("source", KEPT)
+@pytest.mark.parametrize("order", ["adopt", "wait"])
+def test_pitfall_56_memory_comes_back_by_itself_soon_after_the_work_is_done(source, order, probe):
+    """No call is made, neither of cai nor of CUDA: a loop that only sleeps sees it come back."""
+    consumer = make_stream("non-blocking")
+    loan = Loan(source, LEGACY, pending=False)
+    view = probe.acquire(loan.give(), consumer if order == "wait" else order, {})
+    seen = loan.read_later(view.describe()["stream"])
+    assert view.release() == "OK"
+    assert loan.given_back == 0
+    emulated.set_background(20)
+    try:
+        assert Gone(loan)()
+    finally:
+        emulated.set_background(-1)
+    assert seen == [NEW]
+
+
+@pytest.mark.parametrize("source", KEPT)
+def test_a_release_does_not_wait_for_the_work(source, waits):
+    consumer = make_stream("non-blocking")
+    loan = Loan(source, LEGACY, pending=False)
+    view = probe.acquire(loan.give(), consumer, {})
+    seen = loan.read_later(consumer)
+    view.release()
+    assert seen == []
+    assert waits() == (0, 0)
+    emulated.run_all()
+    assert (seen, loan.given_back) == ([NEW], 1)
+
+
+def test_what_is_given_back_late_does_not_need_the_gil():
+    """pitfall 59: CUDA's thread only puts it into the queue. Where it took the GIL, this would hang for ever, since PyDLL
+    keeps the GIL while it waits for that thread; hence the process of its own."""
+    children.run("""
+        import ctypes
+        import numpy as np
+        import emulated, probe, producers
+
+        array = producers.Interface(np.zeros(4, "f4"), version=2)
+        probe.acquire(array, "adopt", {}).release()
+        assert emulated.count_pending() > 0
+        library = ctypes.PyDLL("libcai_emulator.so")
+        library.emulator_run_all.restype = ctypes.c_size_t
+        library.emulator_run_all()
+        assert emulated.count_pending() == 0
+    """, timeout=30)
+
+
+def test_the_number_that_is_given_back_late_is_bounded(probe):
+    """Beyond it the host waits, and the memory comes back at once."""
+    consumer = make_stream("non-blocking")
+    lent = [Loan("dlpack", make_stream("non-blocking"), pending=False) for _ in range(70)]
+    emulated.launch(consumer, lambda: None)
+    for loan in lent[:64]:
+        probe.acquire(loan.give(), consumer, {}).release()
+    assert (pools.late(probe), host_waits()) == (64, [])
+    probe.acquire(lent[64].give(), consumer, {}).release()
+    assert host_waits() == [consumer]
+    assert lent[64].given_back == 1
+    emulated.run_all()
+    assert [loan.given_back for loan in lent[:65]] == [1] * 65
+    assert pools.late(probe) == 0
+    emulated.clear_calls()
+    for loan in lent[65:]:
+        probe.acquire(loan.give(), consumer, {}).release()
+    assert host_waits() == []
+
+
+@pytest.mark.parametrize("source", KEPT)
+@pytest.mark.parametrize("call", ["cudaStreamCreateWithFlags", "cudaEventCreateWithFlags", "cudaEventRecord",
+                                  "cudaStreamWaitEvent", "cudaLaunchHostFunc", "cudaThreadExchangeStreamCaptureMode"])
+def test_the_host_waits_where_nothing_can_be_given_back_late(source, call, probe):
+    loan = Loan(source, LEGACY, pending=False)
     view = probe.acquire(loan.give(), "adopt", {})
+    seen = loan.read_later(LEGACY)
+    emulated.fail(call, 1, 719)
+    assert view.release() == "OK"
+    assert emulated.count_failures() == 0
+    assert host_waits() == [LEGACY]
+    assert (seen, loan.given_back) == ([NEW], 1)
+    assert pools.late(probe) == 0
+
+
+def test_a_wait_in_place_of_giving_back_late_may_fail(probe):
+    loan = Loan("interface-v2", pending=False)
+    view = probe.acquire(loan.give(), "adopt", {})
+    emulated.fail("cudaEventRecord", 1, 719)
     emulated.fail("cudaStreamSynchronize", 1, 719)
     assert view.release() == "CUDA_CALL"
     assert loan.given_back == 1
     assert view.release() == "OK"
+
+
+@pytest.mark.parametrize("source", KEPT)
+def test_what_is_given_back_late_outlives_its_module(source):
+    module = checks.load("probe")
+    loan = Loan(source, LEGACY, pending=False)
+    view = module.acquire(loan.give(), "adopt", {})
+    seen = loan.read_later(LEGACY)
+    view.release()
+    del view, module
+    gc.collect()
+    assert loan.given_back == 0
+    emulated.run_all()
+    assert (seen, loan.given_back) == ([NEW], 1)
+
+
+@pytest.mark.parametrize("source", KEPT)
+def test_memory_comes_back_on_a_thread_of_the_interpreter(source):
+    """Deleters and destructors of Python objects run where Python code runs, not on a thread of CUDA's."""
+    threads = []
+
+    class Noted(producers.Interface):
+        def __del__(self):
+            threads.append(threading.get_ident())
+
+    loan = Loan(source, LEGACY, pending=False)
+    beside = Noted(np.zeros(4, "f4"), version=2)
+    probe.acquire(beside, "adopt", {}).release()
+    probe.acquire(loan.give(), "adopt", {}).release()
+    del beside
+    emulated.run_all()
+    assert loan.given_back == 1
+    assert threads == [threading.get_ident()]
 
 
 # ---------------------------------------------------------------------------------------------------- without CUDA

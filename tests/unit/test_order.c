@@ -598,15 +598,22 @@ Test(order, pitfall_53_there_and_back_without_a_wait)
     UNIT_NO_VIOLATIONS();
 }
 
-/* What two handles cost once there is an event, and what a number does; a call's device is current already. */
+/* What two handles cost once there is an event, and what a number does; a call's device is current already. Where there
+ * are several devices, a handle is asked for its own. */
 Test(order, pitfall_50_there_and_back_calls_what_it_must)
 {
     static const struct {
         const char *name;
+        int         devices;
         bool        legacy, is_current;
         size_t      others; /* calls beside two records, two waits and the queries of both streams each way */
     } rows[] = {
-        {"handles", false, false, 0}, {"legacy", true, false, 3}, {"legacy of a call", true, true, 0}};
+        {"handles", 1, false, false, 0},
+        {"legacy", 1, true, false, 3},
+        {"legacy of a call", 1, true, true, 0},
+        {"handles, two devices", 2, false, false, 2 * CAI_IMPL_HAS_STREAM_GET_DEVICE},
+        {"legacy of a call, two devices", 2, true, true, CAI_IMPL_HAS_STREAM_GET_DEVICE},
+    };
     for (size_t i = 0; i < UNIT_COUNT(rows); i++) {
         cai_order_pool_t       *pool = cai_order_pool_new(NULL);
         const cudaStream_t      producer = rows[i].legacy ? cudaStreamLegacy : unit_stream(cudaStreamNonBlocking);
@@ -614,6 +621,7 @@ Test(order, pitfall_50_there_and_back_calls_what_it_must)
                                                      unit_stream(cudaStreamNonBlocking), 0);
         cai_status_t            status;
         record.is_current = rows[i].is_current;
+        cr_assert_eq(emulator_set_device_count(rows[i].devices), 0);
         for (int round = 0; round < 2; round++) {
             emulator_clear_calls();
             cr_expect_eq(cai_impl_order_check(&record, NULL), CAI_OK);

@@ -481,7 +481,7 @@ Test(order_pool, pitfall_55_each_call_fails_in_turn)
             cai_error_t       error;
             cai_status_t      status;
             emulator_call_t   call;
-            bool              stuck = false, destroying = false;
+            bool              stuck = false, destroying = false, counting = false;
             emulator_clear_calls();
             cr_assert_eq(emulator_fail(NULL, ++nth, cudaErrorInitializationError), 0);
             status = cai_order_streams(pool, streams[FREE], streams[ALSO_FREE], 1, &error);
@@ -489,10 +489,12 @@ Test(order_pool, pitfall_55_each_call_fails_in_turn)
             for (size_t i = 0; emulator_get_call(i, &call) == 0; i++) {
                 stuck |= call.result != cudaSuccess && strcmp(call.name, "cudaSetDevice") == 0 &&
                          call.current_device == 1;
+                counting |= call.result != cudaSuccess && strcmp(call.name, "cudaGetDeviceCount") == 0;
                 destroying |= call.result != cudaSuccess && strcmp(call.name, "cudaEventDestroy") == 0;
             }
             emulator_fail_clear();
-            cr_expect_eq(status, failed && !destroying ? CAI_ERROR_CUDA_CALL : CAI_OK, "call %d", nth);
+            /* Where the devices cannot be counted there may be several. */
+            cr_expect_eq(status, failed && !destroying && !counting ? CAI_ERROR_CUDA_CALL : CAI_OK, "call %d", nth);
             if (status != CAI_OK)
                 cr_expect_eq(error.cuda_code, cudaErrorInitializationError, "call %d", nth);
             cr_expect_eq(emulator_cudaPeekAtLastError(), cudaSuccess, "call %d: the last error", nth);
@@ -523,10 +525,10 @@ Test(order_pool, failing_destruction_leaves_no_error)
 /* A device that does not exist: refused, and no stream was touched. */
 Test(order_pool, pitfall_55_no_such_device)
 {
-    const cai_stream_t before = unit_stream(cudaStreamNonBlocking), after = unit_stream(cudaStreamNonBlocking);
+    const cai_stream_t after = unit_stream(cudaStreamNonBlocking);
     cai_error_t        error;
     emulator_clear_calls();
-    cr_expect_eq(cai_order_streams(NULL, before, after, 7, &error), CAI_ERROR_CUDA_CALL);
+    cr_expect_eq(cai_order_streams(NULL, CAI_STREAM_LEGACY, after, 7, &error), CAI_ERROR_CUDA_CALL);
     cr_expect_eq(error.cuda_code, cudaErrorInvalidDevice);
     cr_expect_eq(emulator_count_calls("cudaEventRecord"), 0);
     cr_expect_eq(unit_current_device(), 0);
