@@ -15,7 +15,7 @@ import checks
 import emulated
 import loans
 from emulated import LEGACY, PER_THREAD
-from loans import ASKED, KNOWN, SILENT, Loan, make_stream
+from loans import ASKED, SILENT, Loan, make_stream
 from outward import Capsule
 from pending import fill_later, read_later, synchronize
 
