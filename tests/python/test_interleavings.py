@@ -1,0 +1,47 @@
+"""Any sequence of acquire, use, release, export and drop, over several arrays, streams and devices, gives the result that
+the program has in its own order. CAI_INTERLEAVINGS is the number of programs for a long, random run.
+"""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import loans
+from interleavings import Program
+
+LONG = int(os.environ.get("CAI_INTERLEAVINGS", "0"))
+
+# Operations, with the number of numbers that each of them takes, the more common ones more often.
+OPERATIONS = {
+    "lend": 3, "make": 3, "work": 2, "acquire": 3, "keep": 4, "use": 2, "tell": 1, "end": 2, "call": 5, "export": 3,
+    "use_elsewhere": 3, "tell_owner": 2, "set_stream": 2, "drop": 2, "order": 2, "synchronize": 1, "step": 2,
+}
+COMMON = ["lend", "make", "work", "acquire", "use", "use", "use", "end", "drop", "step"]
+
+numbers = st.integers(0, 11)
+operations = st.sampled_from([*OPERATIONS, *COMMON]).flatmap(
+    lambda name: st.tuples(st.just(name), *[numbers] * OPERATIONS[name]))
+
+# Lists of lists are as long as programs should be, and still shrink to nothing.
+programs = st.lists(st.lists(operations, max_size=12), max_size=12)
+
+
+@pytest.fixture(autouse=True)
+def torch():
+    with loans.torch_imported():
+        yield
+
+
+@settings(max_examples=LONG or 200, derandomize=not LONG, database=None, deadline=None,
+          suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink])
+@given(programs, st.integers(0, 2**32))
+def test_any_program_sees_its_own_order(parts, seed):
+    program = Program()
+    try:
+        for name, *arguments in (operation for part in parts for operation in part):
+            getattr(program, name)(*arguments)
+        program.finish(seed)
+    finally:
+        program.close()
