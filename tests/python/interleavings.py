@@ -80,8 +80,8 @@ class Hold:
         return self.name
 
 
-class Program:
-    """One run: its operations take numbers, which choose among what is possible at that moment."""
+class Machine:
+    """What programs run on, one after the other: the modules, and streams of every kind on every device."""
 
     def __init__(self):
         self.probe, self.arrays, self.second = (checks.load(name) for name in ("probe", "arrays", "arrays_second"))
@@ -90,10 +90,26 @@ class Program:
             for kind in KINDS:
                 number = loans.make_stream(kind.removeprefix("another "), device)
                 self.streams.append(Stream(len(self.streams), kind, device, number))
+
+    def begin_again(self):
+        """After a program that did not end well. Nothing of the modules may outlive the emulator's memory and events."""
+        self.__dict__.clear()
+        gc.collect()
+        emulated.reset()
+        self.__init__()
+
+
+class Program:
+    """One run: its operations take numbers, which choose among what is possible at that moment."""
+
+    def __init__(self, machine):
+        self.probe, self.arrays, self.second = machine.probe, machine.arrays, machine.second
+        self.streams = machine.streams
         self.clocks = [[0] * len(self.streams) for _ in self.streams]
         self.host = [0] * len(self.streams)  # what the host knows to be done
         self.memories, self.holds, self.reads, self.loans = [], [], [], []
         self.n_fills = self.n_memories = self.n_holds = 0
+        emulated.clear_calls()
 
     # --------------------------------------------------------------------------------------------------- the clocks
 
@@ -159,7 +175,25 @@ class Program:
 
     @staticmethod
     def choose(among, number):
-        return among[number % len(among)] if among else None
+        return among[number % len(among)]
+
+    def choose_memory(self, number):
+        """An array that the program has; a first one is made where it has none."""
+        if not self.memories:
+            self.lend(number, number // 2, number)
+        return self.choose(self.memories, number)
+
+    def choose_own(self, number):
+        """An array that C has a reference to."""
+        if all(memory.handle is None for memory in self.memories):
+            self.make(number, number // 2, number)
+        return self.choose([memory for memory in self.memories if memory.handle is not None], number)
+
+    def choose_hold(self, number):
+        """Somebody who has an array at the moment."""
+        if not self.holds:
+            self.acquire(number, number // 2, number)
+        return self.choose(self.holds, number)
 
     def streams_for(self, device, elsewhere=True):
         """1 and 2 mean the streams of the array's device; a handle may be of another one."""
@@ -212,9 +246,7 @@ class Program:
 
     def work(self, memory, fill):
         """The owner reads or fills on its own stream."""
-        memory = self.choose([one for one in self.memories if one.object is not None], memory)
-        if memory is not None:
-            self.own_access(memory, fill % 2)
+        self.own_access(self.choose_memory(memory), fill % 2)
 
     def tell_tables(self, memory):
         if memory.source in TABLES:
@@ -249,9 +281,7 @@ class Program:
         return stream
 
     def acquire(self, memory, how, stream):
-        memory = self.choose([one for one in self.memories if one.object is not None], memory)
-        if memory is None:
-            return
+        memory = self.choose_memory(memory)
         how = self.choose(("wait", "adopt", "wait", "block", "none"), how)
         stream = self.choose(self.streams_for(memory.device), stream)
         self.tell_tables(memory)
@@ -267,9 +297,7 @@ class Program:
         self.holds.append(Hold(name, memory, stream, how, view.release))
 
     def keep(self, memory, how, stream, second):
-        memory = self.choose([one for one in self.memories if one.object is not None], memory)
-        if memory is None:
-            return
+        memory = self.choose_memory(memory)
         how = self.choose(("wait", "adopt", "wait", "block", "none"), how)
         stream = self.choose(self.streams_for(memory.device), stream)
         module = self.choose((self.arrays, self.second), second)
@@ -283,15 +311,14 @@ class Program:
 
     def use(self, hold, fill):
         """A holder reads or fills on its stream."""
-        hold = self.choose(self.holds, hold)
-        if hold is not None:
-            self.access(hold.memory, hold.stream, fill % 2, hold)
+        hold = self.choose_hold(hold)
+        self.access(hold.memory, hold.stream, fill % 2, hold)
 
     def tell(self, hold):
-        """C says where it has used what it keeps, or where a consumer has used what it exported."""
-        hold = self.choose([one for one in self.holds if one.handle is not None], hold)
-        if hold is not None:
-            self.tell_of(hold)
+        """C says where it has used what it keeps."""
+        kept = [one for one in self.holds if one.handle is not None]
+        if kept:
+            self.tell_of(self.choose(kept, hold))
 
     def tell_of(self, hold):
         note(f"used_on({hold}, {hold.stream})")
@@ -302,9 +329,7 @@ class Program:
 
     def end(self, hold, thread):
         """The holder gives the array back, perhaps on another thread."""
-        hold = self.choose(self.holds, hold)
-        if hold is not None:
-            self.end_of(hold, thread % 4 == 1)
+        self.end_of(self.choose_hold(hold), thread % 4 == 1)
 
     def end_of(self, hold, elsewhere=False):
         self.holds.remove(hold)
@@ -346,11 +371,8 @@ class Program:
 
     def call(self, first, second, how, stream, fill):
         """Several arguments as one call, whose body accesses each of them on the launch stream."""
-        alive = [one for one in self.memories if one.object is not None and one.stream.device == one.device]
-        one = self.choose(alive, first)
-        if one is None:
-            return
-        others = [other for other in alive if other is not one and other.device == one.device and
+        one = self.choose_memory(first)
+        others = [other for other in self.memories if other is not one and other.device == one.device and
                   not (one.source in TABLES and other.source in TABLES)]
         arguments = [one] + ([self.choose(others, second)] if others else [])
         waits = how % 2
@@ -384,9 +406,7 @@ class Program:
 
     def export(self, memory, how, stream):
         """A consumer in Python takes an array of cai's own. It is not told when that has ended."""
-        memory = self.choose([one for one in self.memories if one.handle is not None], memory)
-        if memory is None:
-            return
+        memory = self.choose_own(memory)
         how = self.choose(("interface", "dlpack", "table"), how)
         stream = self.choose(self.streams_for(memory.device, False), stream)
         name, shown, end = f"export {self.n_holds}", memory.object, None
@@ -410,9 +430,7 @@ class Program:
 
     def use_elsewhere(self, memory, stream, fill):
         """C uses its own array on another stream, and tells."""
-        memory = self.choose([one for one in self.memories if one.handle is not None], memory)
-        if memory is None:
-            return
+        memory = self.choose_own(memory)
         stream = self.choose(self.streams_for(memory.device), stream)
         self.join(memory.stream, stream)
         self.access(memory, stream, fill % 2)
@@ -422,18 +440,14 @@ class Program:
 
     def tell_owner(self, memory, stream):
         """C says that its array was used on a stream, whoever did so."""
-        memory = self.choose([one for one in self.memories if one.handle is not None], memory)
-        if memory is None:
-            return
+        memory = self.choose_own(memory)
         stream = self.choose(self.streams_for(memory.device), stream)
         note(f"used_on({memory}, {stream})")
         assert self.arrays.used_on(memory.handle, stream.number) == "OK"
         self.put_before(stream, memory.stream)
 
     def set_stream(self, memory, stream):
-        memory = self.choose([one for one in self.memories if one.handle is not None], memory)
-        if memory is None:
-            return
+        memory = self.choose_own(memory)
         stream = self.choose(self.streams_for(memory.device, False), stream)
         note(f"set_stream({memory}, {stream})")
         assert self.arrays.set_stream(memory.handle, stream.number, -1) == "OK"
@@ -444,9 +458,7 @@ class Program:
 
     def drop(self, memory, thread):
         """The program lets go of an array. It goes back when nobody holds it any more."""
-        memory = self.choose(self.memories, memory)
-        if memory is not None:
-            self.drop_it(memory, thread % 4 == 1)
+        self.drop_it(self.choose_memory(memory), thread % 4 == 1)
 
     def drop_it(self, memory, elsewhere=False):
         self.memories.remove(memory)
@@ -509,8 +521,6 @@ class Program:
         """What was never asked for a capsule has nothing to give back."""
         return memory.loan.given_back == (1 if memory.tells != ASKED or memory.was_taken else 0)
 
-    def close(self):
-        """Nothing of the modules outlives the emulator's memory and events."""
+    def abandon(self):
+        """Let go of everything, although frames of a traceback may have the program."""
         self.__dict__.clear()
-        gc.collect()
-        emulated.reset()
