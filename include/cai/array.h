@@ -107,6 +107,7 @@ typedef struct cai_impl_own_array {
     uint8_t             lock;    /* of stream, its owner and `foreign` */
     bool                foreign; /* somebody may use the memory on a stream that nobody told, or whose handle is gone */
     bool                ordered_back; /* the stream is the owner's own: what is ordered there needs no wait */
+    bool                deletes_anywhere; /* the deleter calls no CUDA function, and waits for no lock of Python's */
     void               *base;         /* what is freed; NULL: nothing was allocated */
     int32_t             home;   /* of pinned memory: the device whose streams 1 and 2 are meant; -1: the current one */
     pthread_t           thread; /* the maker's: CAI_STREAM_PER_THREAD is another stream on every other thread */
@@ -224,11 +225,10 @@ CAI_IMPL cai_impl_farewell_t cai_impl_own_farewell(const cai_impl_own_array_t *o
 /* Wait on the host for what the farewell names. A wait that fails is over: the device or the driver is gone. */
 CAI_IMPL void cai_impl_own_wait(const cai_impl_own_array_t *own, cai_impl_farewell_t farewell)
 {
-    const cai_impl_wait_t wait = cai_impl_wait_for(true, own->array.stream, cai_impl_own_device(own));
     if (farewell == CAI_IMPL_FAREWELL_EVERYBODY)
         (void)cai_impl_wait_for_device(-1, NULL);
     else if (farewell == CAI_IMPL_FAREWELL_STREAM)
-        (void)cai_impl_wait_perform(&wait, NULL);
+        (void)cai_impl_wait_for_stream(own->array.stream, cai_impl_own_device(own), NULL);
 }
 
 /* The array's device is current. What must not be waited for is leaked. */
@@ -236,6 +236,9 @@ CAI_IMPL void cai_impl_own_let_go(const cai_impl_own_array_t *own)
 {
     const cai_impl_farewell_t farewell = cai_impl_own_farewell(own);
     void                     *detached = NULL;
+    if (farewell == CAI_IMPL_FAREWELL_STREAM && own->deletes_anywhere &&
+        cai_impl_call_late(own->pool, own->array.stream, cai_impl_own_device(own), own->deleter, own->owner))
+        return;
     if (farewell != CAI_IMPL_FAREWELL_AT_ONCE && !cai_impl_pool_detach(own->pool, &detached))
         return;
     cai_impl_own_wait(own, farewell);

@@ -116,6 +116,7 @@ CAI_IMPL void cai_impl_keeper_order(cai_impl_own_array_t *own, const cai_impl_ke
         return;
     own->array.stream = record->source == CAI_IMPL_SOURCE_ORDERED ? record->consumer : record->producer;
     own->ordered_back = own->ordered_back || (record->source == CAI_IMPL_SOURCE_STREAM && !record->pinned);
+    own->deletes_anywhere = !record->pinned;
 }
 
 /* The array of a view that was acquired; the array takes the keeper over. NULL with an exception. */

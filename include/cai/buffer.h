@@ -26,9 +26,9 @@ CAI_IMPL Py_buffer *cai_impl_view_buffer(cai_view_t *view)
     return CAI_IMPL_BITS(Py_buffer *, view->impl_buffer);
 }
 
-CAI_IMPL void cai_impl_give_back_buffer(cai_view_t *view)
+CAI_IMPL void cai_impl_give_back_buffer(void *managed)
 {
-    PyBuffer_Release(cai_impl_view_buffer(view));
+    PyBuffer_Release(CAI_IMPL_CAST(Py_buffer *, managed));
 }
 
 /* Whether the type is numpy.ma.MaskedArray or derived from it, whose buffer leaves the mask behind. 1, 0, or -1 with an
@@ -103,6 +103,7 @@ CAI_IMPL cai_impl_result_t cai_impl_buffer_read(const cai_impl_reader_t *reader)
         return CAI_IMPL_ABSENT;
     if (CAI_IMPL_UNLIKELY(PyObject_GetBuffer(reader->object, buffer, PyBUF_RECORDS_RO) < 0))
         return CAI_IMPL_PRODUCER_RAISED;
+    view->impl_managed = buffer;
     view->impl_give_back = cai_impl_give_back_buffer;
     result = cai_impl_buffer_fill(reader, buffer);
     if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))

@@ -337,7 +337,7 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_call_look_again(cai_impl_beginning_t *b
     return cai_impl_call_enter_device(begin);
 }
 
-/* Order all views onto the launch stream: first see that each can be, then wait. */
+/* Order all views onto the launch stream: first see that each can be, then make the order. */
 CAI_IMPL cai_impl_result_t cai_impl_call_order(cai_impl_beginning_t *begin)
 {
     cai_call_t *call = begin->call;
@@ -345,12 +345,14 @@ CAI_IMPL cai_impl_result_t cai_impl_call_order(cai_impl_beginning_t *begin)
     int         waited = 0;
     for (int32_t i = 0; i < call->impl_n; i++) {
         const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
+        /* The call's device stays current until its end. */
+        reader.view->impl_order.is_current = reader.view->impl_order.device_id == call->device.device_id;
         if (CAI_IMPL_UNLIKELY(cai_impl_order_prepare(reader.view, begin->order, call->stream, &error) != CAI_OK))
             return cai_impl_refuse(&reader, reader.view->protocol, CAI_IMPL_REFUSED, &error);
     }
     for (int32_t i = 0; i < call->impl_n; i++) {
         const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
-        const int               result = cai_impl_order_before(&reader);
+        const int               result = cai_impl_order_perform(&reader);
         if (result < 0)
             return CAI_IMPL_REFUSED;
         waited |= result;

@@ -1,8 +1,8 @@
 /**
  * cai/core.h - the core floor: everything that needs neither Python nor, with CAI_NO_CUDA, the CUDA runtime.
  *
- *   status  dlpack_abi  dtype  tensor  request  stream  (cuda_api)  device  order  view
- *   managed_tensor
+ *   status  dlpack_abi  dtype  tensor  request  stream  (cuda_api)  device  order_pool
+ *   order  view  array  managed_tensor
  *
  * For code that handles arrays below a Python binding. A Python extension includes <cai/cai.h> instead.
  */
@@ -20,6 +20,7 @@
 #include <cai/cuda_api.h>
 #endif
 #include <cai/device.h>
+#include <cai/order_pool.h>
 #include <cai/order.h>
 #include <cai/view.h>
 #include <cai/array.h>

@@ -541,14 +541,13 @@ CAI_IMPL int cai_impl_dlpack_order(cai_state_t *state, const cai_array_t *array,
 /* Wait for a copy to the host, without the GIL. */
 CAI_IMPL_COLD int cai_impl_dlpack_finish_copy(cai_state_t *state, const cai_array_t *array, cai_stream_t stream)
 {
-    const cai_impl_wait_t wait = cai_impl_wait_for(true, stream, cai_impl_array_device(array));
-    PyThreadState        *thread;
-    cai_error_t           error;
-    cai_status_t          status;
+    PyThreadState *thread;
+    cai_error_t    error;
+    cai_status_t   status;
     if (stream == NULL)
         return 0;
     thread = PyEval_SaveThread();
-    status = cai_impl_wait_perform(&wait, &error);
+    status = cai_impl_wait_for_stream(stream, cai_impl_array_device(array), &error);
     PyEval_RestoreThread(thread);
     return status == CAI_OK ? 0 : cai_raise(state, &error);
 }

@@ -13,18 +13,18 @@
 #include <cai/array.h>
 #include <cai/view.h>
 
-CAI_IMPL void cai_impl_give_back_versioned(cai_view_t *view)
+CAI_IMPL void cai_impl_give_back_versioned(void *managed)
 {
-    cai_dlpack_managed_versioned_t *managed = CAI_IMPL_CAST(cai_dlpack_managed_versioned_t *, view->impl_managed);
-    if (managed->deleter != NULL)
-        managed->deleter(managed);
+    cai_dlpack_managed_versioned_t *self = CAI_IMPL_CAST(cai_dlpack_managed_versioned_t *, managed);
+    if (self->deleter != NULL)
+        self->deleter(self);
 }
 
-CAI_IMPL void cai_impl_give_back_legacy(cai_view_t *view)
+CAI_IMPL void cai_impl_give_back_legacy(void *managed)
 {
-    cai_dlpack_managed_t *managed = CAI_IMPL_CAST(cai_dlpack_managed_t *, view->impl_managed);
-    if (managed->deleter != NULL)
-        managed->deleter(managed);
+    cai_dlpack_managed_t *self = CAI_IMPL_CAST(cai_dlpack_managed_t *, managed);
+    if (self->deleter != NULL)
+        self->deleter(self);
 }
 
 /* The view owns the struct from here on, whatever is returned. Of another major version only the deleter may be used. */

@@ -223,9 +223,9 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_raise_failure(const cai_impl_reader_t *
 
 /* --------------------------------------------------------------------------------------------- arrays of cai's --- */
 
-CAI_IMPL void cai_impl_give_back_array(cai_view_t *view)
+CAI_IMPL void cai_impl_give_back_array(void *managed)
 {
-    cai_array_release(CAI_IMPL_CAST(cai_array_t *, view->impl_managed));
+    cai_array_release(CAI_IMPL_CAST(cai_array_t *, managed));
 }
 
 /* Fill the view from an array, whose reference it takes over. The host waits for what is pending on host memory. */
@@ -352,6 +352,7 @@ CAI_IMPL int cai_impl_view_open(const cai_impl_reader_t *reader)
     cai_impl_queue_check(reader->state->impl_queue);
     cai_impl_pool_sweep(reader->state->impl_pool);
     cai_impl_view_reset(reader->view);
+    reader->view->impl_state = reader->state;
     reader->view->impl_object = Py_NewRef(reader->object);
     return cai_impl_type_look_up(reader);
 }
@@ -383,11 +384,19 @@ CAI_IMPL void cai_impl_view_close(cai_view_t *view)
 
 /* -------------------------------------------------------------------------------------------------- the order ---- */
 
-/* The host wait, with the GIL released: the producer may need it to finish. */
-CAI_IMPL_COLD cai_status_t cai_impl_wait_without_gil(const cai_impl_wait_t *wait, cai_error_t *error)
+/* The host waits for a stream, with the GIL released: the producer may need it to finish. */
+CAI_IMPL_COLD cai_status_t cai_impl_wait_without_gil(cai_stream_t stream, int32_t device_id, cai_error_t *error)
 {
     PyThreadState     *thread = PyEval_SaveThread();
-    const cai_status_t status = cai_impl_wait_perform(wait, error);
+    const cai_status_t status = cai_impl_wait_for_stream(stream, device_id, error);
+    PyEval_RestoreThread(thread);
+    return status;
+}
+
+CAI_IMPL_COLD cai_status_t cai_impl_wait_for_device_without_gil(int32_t device_id, cai_error_t *error)
+{
+    PyThreadState     *thread = PyEval_SaveThread();
+    const cai_status_t status = cai_impl_wait_for_device(device_id, error);
     PyEval_RestoreThread(thread);
     return status;
 }
@@ -399,48 +408,108 @@ CAI_IMPL cai_status_t cai_impl_order_prepare(cai_view_t *view, cai_order_t order
     cai_impl_order_record_t *record = &view->impl_order;
     record->mode = order.mode;
     record->consumer = consumer;
-    if (CAI_IMPL_UNLIKELY(consumer == CAI_STREAM_PER_THREAD))
-        record->thread = PyThread_get_thread_ident();
+    if (CAI_IMPL_UNLIKELY(consumer == CAI_STREAM_PER_THREAD || record->producer == CAI_STREAM_PER_THREAD))
+        record->thread = pthread_self();
     if (order.mode == CAI_ORDER_WAIT && view->stream != NULL)
         view->stream = consumer;
-    if (CAI_IMPL_LIKELY(!cai_impl_wait_before(record).needed) && !cai_impl_cannot_wait_after(record))
-        return CAI_OK;
-    return cai_impl_wait_check(record, error);
+    return cai_impl_order_check(record, error);
 }
 
-/* What a view is about to wait for, if anything: 1 after a wait, during which other threads ran; 0 if there was nothing
- * to wait for; -1 with an exception. */
-CAI_IMPL int cai_impl_order_before(const cai_impl_reader_t *reader)
+/* Order the consumer's work behind the producer's: 1 after a wait of the host, during which other threads ran; 0 without
+ * one; -1 with an exception. */
+CAI_IMPL int cai_impl_order_perform(const cai_impl_reader_t *reader)
 {
-    const cai_impl_wait_t wait = cai_impl_wait_before(&reader->view->impl_order);
-    cai_error_t           error;
-    if (CAI_IMPL_LIKELY(!wait.needed))
+    const cai_impl_order_record_t *record = &reader->view->impl_order;
+    const cai_impl_before_t        before = cai_impl_order_before(record);
+    cai_error_t                    error;
+    cai_status_t                   status;
+    if (CAI_IMPL_LIKELY(before == CAI_IMPL_BEFORE_NOTHING))
         return 0;
-    if (cai_impl_wait_without_gil(&wait, &error) == CAI_OK)
-        return 1;
+    status = before == CAI_IMPL_BEFORE_EVENT ? cai_impl_order_make(reader->state->impl_pool, record, &error)
+                                             : cai_impl_wait_without_gil(record->producer, record->device_id, &error);
+    if (CAI_IMPL_LIKELY(status == CAI_OK))
+        return before == CAI_IMPL_BEFORE_HOST;
     (void)cai_impl_refuse(reader, reader->view->protocol, CAI_IMPL_REFUSED, &error);
     return -1;
 }
 
-/* Whether the consumer's stream cannot be named any more: 2 means another stream on every thread, and the legacy stream
- * must not be touched while a blocking stream captures. Then everything on the device is waited for. */
-CAI_IMPL bool cai_impl_consumer_is_lost(const cai_impl_order_record_t *record, bool capturing)
+/* What a view gives back late: the object, and what its protocol handed out. */
+typedef struct cai_impl_late_view {
+    cai_impl_return_t item;
+    cai_impl_queue_t *queue;
+    PyObject         *object;
+    void (*give_back)(void *managed);
+    void *managed;
+} cai_impl_late_view_t;
+
+CAI_IMPL void cai_impl_late_view_give_back(cai_impl_return_t *item)
 {
-    if (record->consumer == CAI_STREAM_LEGACY)
-        return capturing;
-    return record->consumer == CAI_STREAM_PER_THREAD && record->thread != PyThread_get_thread_ident();
+    cai_impl_late_view_t *late = CAI_IMPL_BITS(cai_impl_late_view_t *, item);
+    cai_impl_queue_t     *queue = late->queue;
+    if (late->give_back != NULL)
+        late->give_back(late->managed);
+    Py_DECREF(late->object);
+    free(late);
+    cai_impl_queue_release(queue);
+}
+
+/* On a thread of CUDA's, when the consumer's work is done. */
+CAI_IMPL void cai_impl_late_view_run(void *data)
+{
+    cai_impl_late_view_t *late = CAI_IMPL_CAST(cai_impl_late_view_t *, data);
+    cai_impl_queue_give_up(late->queue, &late->item);
+}
+
+/* What the view holds, to be kept beyond it; NULL without memory. */
+CAI_IMPL cai_impl_late_view_t *cai_impl_late_view_new(const cai_view_t *view)
+{
+    cai_impl_late_view_t *late = CAI_IMPL_CAST(cai_impl_late_view_t *, malloc(sizeof(cai_impl_late_view_t)));
+    if (late == NULL)
+        return NULL;
+    late->item.next = NULL;
+    late->item.give_back = cai_impl_late_view_give_back;
+    late->queue = view->impl_state->impl_queue;
+    late->object = CAI_IMPL_CAST(PyObject *, view->impl_object);
+    late->give_back = view->impl_give_back;
+    late->managed = view->impl_managed;
+    return late;
+}
+
+/* Arrange that what the view holds is given back when the work on the consumer's stream is done. False: it is not, and
+ * the view holds it as before. */
+CAI_IMPL bool cai_impl_view_give_back_late(cai_view_t *view, const cai_impl_order_record_t *record)
+{
+    cai_impl_late_view_t *late = cai_impl_late_view_new(view);
+    cai_device_guard_t    guard = {-1};
+    bool                  arranged;
+    if (late == NULL)
+        return false;
+    /* It may be given back before the next line: what it needs is its own by now. */
+    (void)cai_impl_queue_retain(late->queue);
+    Py_INCREF(late->object);
+    arranged = cai_impl_record_guard_enter(&guard, record, NULL) == CAI_OK &&
+               cai_impl_call_late(view->impl_state->impl_pool, record->consumer, record->device_id,
+                                  cai_impl_late_view_run, late);
+    (void)cai_device_guard_leave(&guard, NULL);
+    if (CAI_IMPL_LIKELY(arranged)) {
+        view->impl_give_back = NULL;
+        return true;
+    }
+    cai_impl_queue_release(late->queue);
+    Py_DECREF(late->object);
+    free(late);
+    return false;
 }
 
 /* Tell an array of cai's that the consumer has work on it, so that nobody has to wait: false where that cannot be told, and
  * the host has to. Pinned memory is seen by host code at once. */
-CAI_IMPL bool cai_impl_array_was_used(const cai_view_t *view)
+CAI_IMPL bool cai_impl_array_was_used(const cai_view_t *view, const cai_impl_order_record_t *record)
 {
-    const cai_impl_order_record_t *record = &view->impl_order;
-    const bool                     used = record->mode == CAI_ORDER_WAIT || record->mode == CAI_ORDER_ADOPT;
-    cai_array_t                   *array = CAI_IMPL_CAST(cai_array_t *, view->impl_managed);
+    const bool   used = record->mode == CAI_ORDER_WAIT || record->mode == CAI_ORDER_ADOPT;
+    cai_array_t *array = CAI_IMPL_CAST(cai_array_t *, view->impl_managed);
     if (!used || view->size == 0 || view->tensor.device.device_type == CAI_DEVICE_CPU)
         return true;
-    if (record->pinned || cai_impl_consumer_is_lost(record, false))
+    if (record->pinned)
         return false;
     /* Two that are CAI_STREAM_PER_THREAD may be streams of two threads: the array knows. */
     if (record->consumer == array->stream && record->consumer != CAI_STREAM_PER_THREAD)
@@ -448,27 +517,23 @@ CAI_IMPL bool cai_impl_array_was_used(const cai_view_t *view)
     return cai_array_used_on(array, record->consumer) == CAI_OK;
 }
 
-/* What has to be over before the memory goes back. Work that was captured is not under way: whoever replays a graph
- * keeps its arrays himself. */
-CAI_IMPL cai_status_t cai_impl_order_after(const cai_view_t *view, cai_error_t *error)
+/* Order the producer's later work behind the consumer's, and do what has to be over before the memory goes back. */
+CAI_IMPL cai_status_t cai_impl_order_release(cai_view_t *view, cai_error_t *error)
 {
-    const cai_impl_order_record_t *record = &view->impl_order;
-    const cai_impl_wait_t          wait = cai_impl_wait_after(&view->impl_order);
-    bool                           capturing = false, lost;
-    PyThreadState                 *thread;
-    cai_status_t                   status;
-    if (CAI_IMPL_UNLIKELY(view->protocol == CAI_VIA_ARRAY) && cai_impl_array_was_used(view))
+    cai_impl_order_record_t record = view->impl_order;
+    const bool              renamed = cai_impl_order_name_streams(&record);
+    cai_impl_rest_t         rest;
+    cai_status_t            status, waited;
+    if (CAI_IMPL_UNLIKELY(view->protocol == CAI_VIA_ARRAY) && cai_impl_array_was_used(view, &record))
         return CAI_OK;
-    if (CAI_IMPL_LIKELY(!wait.needed))
-        return CAI_OK;
-    status = cai_impl_stream_is_capturing_on(wait.stream, wait.device_id, &capturing, error);
-    lost = cai_impl_consumer_is_lost(record, capturing);
-    if (status != CAI_OK || (capturing && !lost))
+    rest = cai_impl_order_back(view->impl_state->impl_pool, &record, &status, error);
+    if (CAI_IMPL_LIKELY(rest == CAI_IMPL_REST_NOTHING) ||
+        (rest == CAI_IMPL_REST_LATE && cai_impl_view_give_back_late(view, &record)))
         return status;
-    thread = PyEval_SaveThread(); /* the producer may need the GIL to finish */
-    status = lost ? cai_impl_wait_for_device(wait.device_id, error) : cai_impl_wait_perform(&wait, error);
-    PyEval_RestoreThread(thread);
-    return status;
+    waited = rest == CAI_IMPL_REST_DEVICE || renamed
+                 ? cai_impl_wait_for_device_without_gil(record.device_id, status == CAI_OK ? error : NULL)
+                 : cai_impl_wait_without_gil(record.consumer, record.device_id, status == CAI_OK ? error : NULL);
+    return status != CAI_OK ? status : waited;
 }
 
 CAI_IMPL cai_status_t cai_impl_view_release(cai_view_t *view, cai_error_t *error)
@@ -476,7 +541,7 @@ CAI_IMPL cai_status_t cai_impl_view_release(cai_view_t *view, cai_error_t *error
     cai_status_t status;
     if (view->impl_object == NULL)
         return CAI_OK;
-    status = cai_impl_order_after(view, error);
+    status = cai_impl_order_release(view, error);
     cai_impl_view_close(view);
     return status;
 }
@@ -562,7 +627,7 @@ CAI_IMPL cai_impl_result_t cai_impl_order_view(const cai_impl_reader_t *reader, 
     int         waited;
     if (cai_impl_order_prepare(reader->view, reader->order, consumer, &error) != CAI_OK)
         return cai_impl_refuse(reader, reader->view->protocol, CAI_IMPL_REFUSED, &error);
-    waited = cai_impl_order_before(reader);
+    waited = cai_impl_order_perform(reader);
     return waited < 0 ? CAI_IMPL_REFUSED : waited == 0 ? CAI_IMPL_READ : cai_impl_read_again(reader);
 }
 

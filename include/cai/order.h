@@ -1,9 +1,10 @@
 /**
- * cai/order.h - the table of who runs after whom, as decisions, and the host wait that makes them true.
+ * cai/order.h - the table of who runs after whom: as decisions, and as the events and waits that make them true.
  *
  * Where producer and consumer use one stream, which is what cai_order_adopt() is for, nothing is called at all. Where
- * they use two, the host waits: for the producer's stream before the work, for the consumer's before memory is given
- * back. A graph capture cannot be waited for, so that what would need it is refused before any stream is touched.
+ * they use two, an event orders the consumer's behind the producer's at the acquire, and another one the producer's
+ * behind the consumer's at the release; the host does not wait. What a graph capture does not allow is refused before
+ * any stream is touched. What streams alone cannot order at a release is left to the host, or given back late.
  *
  * No function here knows Python: whoever calls one that may block releases the GIL around it.
  * Specification: CUDA Array Interface v3, the array API standard; what captures forbid was measured (CUDA 13.0, H200).
@@ -11,23 +12,9 @@
 #ifndef CAI_ORDER_H
 #define CAI_ORDER_H
 
-#include <cai/device.h>
-#include <cai/stream.h>
+#include <cai/order_pool.h>
 
-#include <stdlib.h>
-
-/**
- * What order needs from one use to the next: events, and what could not be freed yet. Reference counted; every state has
- * one, and an array keeps the one that it was made with. All functions may be called from any thread.
- */
-typedef struct cai_order_pool cai_order_pool_t;
-
-/** A new pool with one reference, or NULL with MEMORY. Calls no CUDA function. */
-CAI_API cai_order_pool_t *cai_order_pool_new(cai_error_t *error);
-/** One more reference; returns `pool`. NULL is let through. */
-CAI_API cai_order_pool_t *cai_order_pool_retain(cai_order_pool_t *pool);
-/** One reference less; the last one destroys the pool's events. NULL is let through. */
-CAI_API void cai_order_pool_release(cai_order_pool_t *pool);
+#include <pthread.h>
 
 /**
  * Whether work enqueued on the stream now becomes part of a graph. For CAI_STREAM_LEGACY: whether some blocking stream of
@@ -36,127 +23,15 @@ CAI_API void cai_order_pool_release(cai_order_pool_t *pool);
 CAI_API CAI_NODISCARD cai_status_t cai_stream_is_capturing(cai_stream_t stream, bool *capturing, cai_error_t *error);
 
 /**
- * Let what is enqueued on `after` from now on run after what is on `before` now. `device_id` is the device of `before`,
- * and of `after` where that is 1 or 2; -1 means the current one. Nothing is called if the streams are equal. The host does
- * not wait. STREAM_CAPTURE, before either stream is touched, if one of them captures a graph and the other does not.
+ * Let what is enqueued on `after` from now on run after what is on `before` now. 1 and 2 mean the streams of `device_id`,
+ * -1 those of the current device; handles may be of any device. Nothing is called if the streams are equal. The host does
+ * not wait. Two streams of one capture become an edge of its graph. STREAM_CAPTURE, before either stream is touched, if
+ * one of them captures a graph and the other does not.
  */
 CAI_API CAI_NODISCARD cai_status_t cai_order_streams(cai_order_pool_t *pool, cai_stream_t before, cai_stream_t after,
                                                      int32_t device_id, cai_error_t *error);
 
 /* ---------------------------------------------------------------------------------------------------- bodies ---- */
-
-/* -------------------------------------------------------------------------------------------------- the pool ---- */
-
-/* Devices whose events are kept, and events kept for each; what is beyond is created and destroyed at every use. */
-#define CAI_IMPL_POOL_DEVICES 16
-#define CAI_IMPL_POOL_EVENTS  16
-
-/* Called around a wait of the host by code that knows no Python, because such a wait must not hold the GIL: set by the
- * Python floor. `detach` fills what `attach` is passed; false: do not wait, Python is going down. */
-typedef struct cai_impl_pool_hooks {
-    bool (*detach)(void **detached);
-    void (*attach)(void *detached);
-} cai_impl_pool_hooks_t;
-
-/* Something that could not be freed while a capture was under way; tried again at the next occasion. */
-typedef struct cai_impl_deferred {
-    struct cai_impl_deferred *next;
-    bool (*retry)(struct cai_impl_deferred *self); /* true: done, and `self` is gone */
-} cai_impl_deferred_t;
-
-#if !defined(CAI_NO_CUDA)
-typedef struct cai_impl_pool_device {
-    cudaEvent_t events[CAI_IMPL_POOL_EVENTS];
-    int32_t     n_events;
-} cai_impl_pool_device_t;
-#endif
-
-struct cai_order_pool {
-    int32_t               references;
-    cai_impl_pool_hooks_t hooks;
-    cai_impl_deferred_t  *deferred;
-    uint8_t               lock;
-#if !defined(CAI_NO_CUDA)
-    cai_impl_pool_device_t devices[CAI_IMPL_POOL_DEVICES];
-#endif
-};
-
-/* A lock for a few instructions, which may be taken with or without the GIL; nothing is called while it is held. */
-/* NOLINTNEXTLINE(readability-non-const-parameter): the built-in writes to it */
-CAI_IMPL void cai_impl_lock(uint8_t *lock)
-{
-    while (__atomic_test_and_set(lock, __ATOMIC_ACQUIRE)) {
-    }
-}
-
-/* NOLINTNEXTLINE(readability-non-const-parameter) */
-CAI_IMPL void cai_impl_unlock(uint8_t *lock)
-{
-    __atomic_clear(lock, __ATOMIC_RELEASE);
-}
-
-CAI_API cai_order_pool_t *cai_order_pool_new(cai_error_t *error)
-{
-    cai_order_pool_t *pool = CAI_IMPL_CAST(cai_order_pool_t *, calloc(1, sizeof(cai_order_pool_t)));
-    if (pool == NULL) {
-        (void)cai_error_set(error, CAI_ERROR_MEMORY, "no memory for an order pool");
-        return NULL;
-    }
-    pool->references = 1;
-    return pool;
-}
-
-CAI_API cai_order_pool_t *cai_order_pool_retain(cai_order_pool_t *pool)
-{
-    if (pool != NULL)
-        (void)__atomic_add_fetch(&pool->references, 1, __ATOMIC_RELAXED);
-    return pool;
-}
-
-/* Put off what could not be freed. Without a pool it is leaked: nobody would come back to it. */
-CAI_IMPL_COLD void cai_impl_pool_defer(cai_order_pool_t *pool, cai_impl_deferred_t *item)
-{
-    if (pool == NULL)
-        return;
-    cai_impl_lock(&pool->lock);
-    item->next = pool->deferred;
-    pool->deferred = item;
-    cai_impl_unlock(&pool->lock);
-}
-
-/* Try again what was put off. */
-CAI_IMPL_COLD void cai_impl_pool_retry(cai_order_pool_t *pool)
-{
-    cai_impl_deferred_t *item, *next;
-    cai_impl_lock(&pool->lock);
-    item = pool->deferred;
-    pool->deferred = NULL;
-    cai_impl_unlock(&pool->lock);
-    for (; item != NULL; item = next) {
-        next = item->next;
-        if (!item->retry(item))
-            cai_impl_pool_defer(pool, item);
-    }
-}
-
-CAI_IMPL void cai_impl_pool_sweep(cai_order_pool_t *pool)
-{
-    if (CAI_IMPL_UNLIKELY(pool != NULL && __atomic_load_n(&pool->deferred, __ATOMIC_RELAXED) != NULL))
-        cai_impl_pool_retry(pool);
-}
-
-/* Around a wait of the host; false: do not wait. */
-CAI_IMPL bool cai_impl_pool_detach(const cai_order_pool_t *pool, void **detached)
-{
-    *detached = NULL;
-    return pool == NULL || pool->hooks.detach == NULL || pool->hooks.detach(detached);
-}
-
-CAI_IMPL void cai_impl_pool_attach(const cai_order_pool_t *pool, void *detached)
-{
-    if (detached != NULL)
-        pool->hooks.attach(detached);
-}
 
 /* ------------------------------------------------------------------------------------------------- the table ---- */
 
@@ -172,57 +47,85 @@ typedef enum cai_impl_source {
 typedef struct cai_impl_order_record {
     cai_impl_source_t source;
     cai_order_mode_t  mode;
-    bool              pinned;    /* memory that host code sees as soon as it is given back */
-    int32_t           device_id; /* whose 1 and 2 are meant; -1: the current device's */
-    unsigned long     thread;    /* whose 2 is meant */
+    bool              pinned;     /* memory that host code sees as soon as it is given back */
+    bool              is_current; /* `device_id` is the current device whenever the record is used */
+    bool              captured;   /* both streams take part in one capture */
+    int32_t           device_id;  /* whose 1 and 2 are meant; -1: the current device's */
+    pthread_t         thread;     /* whose 2 is meant */
     cai_stream_t      producer, consumer;
 } cai_impl_order_record_t;
 
-/* What to wait for: nothing (needed is false), or one stream. */
-typedef struct cai_impl_wait {
-    bool         needed;
-    cai_stream_t stream;
-    int32_t      device_id;
-} cai_impl_wait_t;
-
-CAI_IMPL cai_impl_wait_t cai_impl_wait_for(bool needed, cai_stream_t stream, int32_t device_id)
-{
-    cai_impl_wait_t wait;
-    wait.needed = needed;
-    wait.stream = stream;
-    wait.device_id = device_id;
-    return wait;
-}
-
 /* The left side of the table: what has to be done before the consumer's work. */
-CAI_IMPL cai_impl_wait_t cai_impl_wait_before(const cai_impl_order_record_t *record)
+typedef enum cai_impl_before {
+    CAI_IMPL_BEFORE_NOTHING,
+    CAI_IMPL_BEFORE_EVENT, /* the consumer's stream waits for the producer's */
+    CAI_IMPL_BEFORE_HOST   /* the host waits for the producer's stream */
+} cai_impl_before_t;
+
+/* The right side, as flags: what has to be done before the memory is given back. */
+enum {
+    CAI_IMPL_AFTER_EVENT = 1, /* the producer's stream waits for the consumer's */
+    CAI_IMPL_AFTER_LATE = 2,  /* given back when the consumer's work is done */
+    CAI_IMPL_AFTER_HOST = 4   /* the host waits for the consumer's stream */
+};
+
+CAI_IMPL cai_impl_before_t cai_impl_order_before(const cai_impl_order_record_t *record)
 {
-    const bool pending = record->source != CAI_IMPL_SOURCE_READY && record->mode != CAI_ORDER_NONE;
+    if (record->source == CAI_IMPL_SOURCE_READY || record->mode == CAI_ORDER_NONE)
+        return CAI_IMPL_BEFORE_NOTHING;
     if (record->mode == CAI_ORDER_BLOCK)
-        return cai_impl_wait_for(pending, record->producer, record->device_id);
-    return cai_impl_wait_for(pending && record->source != CAI_IMPL_SOURCE_ORDERED &&
-                                 record->producer != record->consumer,
-                             record->producer, record->device_id);
+        return CAI_IMPL_BEFORE_HOST;
+    return record->source == CAI_IMPL_SOURCE_ORDERED || record->producer == record->consumer ? CAI_IMPL_BEFORE_NOTHING
+                                                                                              : CAI_IMPL_BEFORE_EVENT;
 }
 
-/* The right side: what has to be done before the memory is given back. A producer whose stream is not known may hand the
- * memory out again at once, and so may host code with pinned memory; both then must find the consumer's work done. */
-CAI_IMPL cai_impl_wait_t cai_impl_wait_after(const cai_impl_order_record_t *record)
+/* A producer whose stream is not known may hand the memory out again the moment it gets it back, and host code sees pinned
+ * memory at once: both must find the consumer's work done. */
+CAI_IMPL uint32_t cai_impl_order_after(const cai_impl_order_record_t *record)
 {
-    const bool used = record->mode == CAI_ORDER_WAIT || record->mode == CAI_ORDER_ADOPT;
-    const bool known = record->source == CAI_IMPL_SOURCE_STREAM && record->producer == record->consumer;
-    const bool pending = record->source != CAI_IMPL_SOURCE_READY && !known;
-    return cai_impl_wait_for(used && (pending || record->pinned), record->consumer, record->device_id);
+    const bool tells =
+        record->source == CAI_IMPL_SOURCE_STREAM || record->source == CAI_IMPL_SOURCE_SILENT; /* or is taken to */
+    uint32_t after = 0;
+    if (record->mode != CAI_ORDER_WAIT && record->mode != CAI_ORDER_ADOPT)
+        return 0;
+    if (tells && record->producer != record->consumer)
+        after |= CAI_IMPL_AFTER_EVENT;
+    if (record->pinned)
+        return after | CAI_IMPL_AFTER_HOST;
+    if (record->source == CAI_IMPL_SOURCE_SILENT || record->source == CAI_IMPL_SOURCE_ORDERED)
+        after |= CAI_IMPL_AFTER_LATE;
+    return after;
 }
+
+/* What a release leaves to its caller, because streams alone cannot order it. */
+typedef enum cai_impl_rest {
+    CAI_IMPL_REST_NOTHING,
+    CAI_IMPL_REST_LATE,   /* give back when the consumer's work is done */
+    CAI_IMPL_REST_STREAM, /* wait for the consumer's stream */
+    CAI_IMPL_REST_DEVICE  /* wait for everything on the device: the consumer's stream must not be touched */
+} cai_impl_rest_t;
 
 /* Stream numbers below 3 mean the current device's streams, so that their device has to be current. */
+CAI_IMPL bool cai_impl_is_number(cai_stream_t stream)
+{
+    return CAI_IMPL_BITS(uint64_t, stream) <= 2;
+}
+
 CAI_IMPL cai_status_t cai_impl_stream_guard_enter(cai_device_guard_t *guard, cai_stream_t stream, int32_t device_id,
                                                   cai_error_t *error)
 {
     guard->previous = -1;
-    if (CAI_IMPL_BITS(uint64_t, stream) > 2 || device_id < 0)
+    return !cai_impl_is_number(stream) || device_id < 0 ? CAI_OK : cai_device_guard_enter(guard, device_id, error);
+}
+
+CAI_IMPL cai_status_t cai_impl_record_guard_enter(cai_device_guard_t *guard, const cai_impl_order_record_t *record,
+                                                  cai_error_t *error)
+{
+    guard->previous = -1;
+    if (record->is_current || record->device_id < 0 ||
+        !(cai_impl_is_number(record->producer) || cai_impl_is_number(record->consumer)))
         return CAI_OK;
-    return cai_device_guard_enter(guard, device_id, error);
+    return cai_device_guard_enter(guard, record->device_id, error);
 }
 
 CAI_IMPL cai_status_t cai_impl_stream_is_capturing_on(cai_stream_t stream, int32_t device_id, bool *capturing,
@@ -247,12 +150,6 @@ CAI_API cai_status_t cai_stream_is_capturing(cai_stream_t stream, bool *capturin
     return CAI_OK;
 }
 
-CAI_API void cai_order_pool_release(cai_order_pool_t *pool)
-{
-    if (pool != NULL && __atomic_sub_fetch(&pool->references, 1, __ATOMIC_ACQ_REL) == 0)
-        free(pool);
-}
-
 CAI_IMPL_COLD cai_status_t cai_impl_no_order(cai_error_t *error)
 {
     return cai_error_set(error, CAI_ERROR_DEVICE_MISMATCH,
@@ -268,21 +165,49 @@ CAI_API cai_status_t cai_order_streams(cai_order_pool_t *pool, cai_stream_t befo
     return before == after ? CAI_OK : cai_impl_no_order(error);
 }
 
-/* Without CUDA, memory that has to be waited for at release must not be taken in the first place. */
-CAI_IMPL bool cai_impl_cannot_wait_after(const cai_impl_order_record_t *record)
+/* Without CUDA, memory that has to be ordered at release must not be taken in the first place. */
+/* NOLINTNEXTLINE(readability-non-const-parameter): with CUDA the record is written to */
+CAI_IMPL cai_status_t cai_impl_order_check(cai_impl_order_record_t *record, cai_error_t *error)
 {
-    return cai_impl_wait_after(record).needed;
+    return cai_impl_order_before(record) == CAI_IMPL_BEFORE_NOTHING && cai_impl_order_after(record) == 0
+               ? CAI_OK
+               : cai_impl_no_order(error);
 }
 
-CAI_IMPL_COLD cai_status_t cai_impl_wait_check(const cai_impl_order_record_t *record, cai_error_t *error)
+CAI_IMPL cai_status_t cai_impl_order_make(cai_order_pool_t *pool, const cai_impl_order_record_t *record,
+                                          cai_error_t *error)
 {
+    (void)pool;
     (void)record;
-    return cai_impl_no_order(error);
+    (void)error;
+    return CAI_OK;
 }
 
-CAI_IMPL_COLD cai_status_t cai_impl_wait_perform(const cai_impl_wait_t *wait, cai_error_t *error)
+CAI_IMPL cai_impl_rest_t cai_impl_order_back(cai_order_pool_t *pool, const cai_impl_order_record_t *record,
+                                             cai_status_t *status, cai_error_t *error)
 {
-    (void)wait;
+    (void)pool;
+    (void)record;
+    (void)error;
+    *status = CAI_OK;
+    return CAI_IMPL_REST_NOTHING;
+}
+
+CAI_IMPL bool cai_impl_call_late(cai_order_pool_t *pool, cai_stream_t stream, int32_t device_id,
+                                 void (*function)(void *data), void *data)
+{
+    (void)pool;
+    (void)stream;
+    (void)device_id;
+    (void)function;
+    (void)data;
+    return false;
+}
+
+CAI_IMPL_COLD cai_status_t cai_impl_wait_for_stream(cai_stream_t stream, int32_t device_id, cai_error_t *error)
+{
+    (void)stream;
+    (void)device_id;
     (void)error;
     return CAI_OK;
 }
@@ -296,61 +221,16 @@ CAI_IMPL_COLD cai_status_t cai_impl_wait_for_device(int32_t device_id, cai_error
 
 #else
 
-CAI_API cai_status_t cai_stream_is_capturing(cai_stream_t stream, bool *capturing, cai_error_t *error)
-{
-    enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    const cudaError_t            result = CAI_CUDA(cudaStreamIsCapturing)(stream, &status);
-    if (result == cudaErrorStreamCaptureImplicit) {
-        (void)CAI_CUDA(cudaGetLastError)();
-        *capturing = true;
-        return CAI_OK;
-    }
-    *capturing = status != cudaStreamCaptureStatusNone;
-    return cai_cuda_status(result, "cudaStreamIsCapturing", error);
-}
-
-CAI_IMPL bool cai_impl_cannot_wait_after(const cai_impl_order_record_t *record)
-{
-    (void)record;
-    return false;
-}
-
-CAI_IMPL_COLD cai_status_t cai_impl_wait_refused(const cai_impl_order_record_t *record, const char *who,
-                                                 cai_error_t *error)
-{
-    if (record->mode == CAI_ORDER_BLOCK)
-        return cai_error_set(
-            error, CAI_ERROR_STREAM_CAPTURE,
-            "its producer uses stream %p, which captures a graph, so that the host cannot wait for it: use "
-            "cai_order_adopt(), or cai_order_none() if the data is complete",
-            CAI_IMPL_CAST(void *, record->producer));
-    return cai_error_set(
-        error, CAI_ERROR_STREAM_CAPTURE,
-        "its producer uses stream %p, the consumer stream %p, and %s captures a graph: let both use the "
-        "capturing stream, or use cai_order_none() if the data is complete",
-        CAI_IMPL_CAST(void *, record->producer), CAI_IMPL_CAST(void *, record->consumer), who);
-}
-
-/* Whether the host may wait for the record's producer: refused while a graph capture is involved on either side. */
-CAI_IMPL cai_status_t cai_impl_wait_check(const cai_impl_order_record_t *record, cai_error_t *error)
-{
-    bool         producer = false, consumer = false;
-    cai_status_t status = cai_impl_stream_is_capturing_on(record->producer, record->device_id, &producer, error);
-    if (status == CAI_OK && record->mode != CAI_ORDER_BLOCK)
-        status = cai_impl_stream_is_capturing_on(record->consumer, record->device_id, &consumer, error);
-    if (status != CAI_OK || (!producer && !consumer))
-        return status;
-    return cai_impl_wait_refused(record, producer && consumer ? "each" : producer ? "the first" : "the second", error);
-}
+/* -------------------------------------------------------------------------------------------- waits of the host ---- */
 
 /* Wait on the host until the stream's work is done; blocks. */
-CAI_IMPL_COLD cai_status_t cai_impl_wait_perform(const cai_impl_wait_t *wait, cai_error_t *error)
+CAI_IMPL_COLD cai_status_t cai_impl_wait_for_stream(cai_stream_t stream, int32_t device_id, cai_error_t *error)
 {
     cai_device_guard_t guard;
-    cai_status_t       status = cai_impl_stream_guard_enter(&guard, wait->stream, wait->device_id, error), left;
+    cai_status_t       status = cai_impl_stream_guard_enter(&guard, stream, device_id, error), left;
     if (status != CAI_OK)
         return status;
-    status = cai_impl_stream_barrier(wait->stream, error);
+    status = cai_impl_stream_barrier(stream, error);
     left = cai_device_guard_leave(&guard, status == CAI_OK ? error : NULL);
     return status != CAI_OK ? status : left;
 }
@@ -369,74 +249,19 @@ CAI_IMPL_COLD cai_status_t cai_impl_wait_for_device(int32_t device_id, cai_error
     return status != CAI_OK ? status : left;
 }
 
-/* ---------------------------------------------------------------------------------------------------- events ---- */
+/* -------------------------------------------------------------------------------------------------- captures ---- */
 
-/* An event of the current device, which is `device_id`; the caller hands it back. */
-CAI_IMPL cai_status_t cai_impl_event_take(cai_order_pool_t *pool, int32_t device_id, cudaEvent_t *event,
-                                          cai_error_t *error)
+CAI_API cai_status_t cai_stream_is_capturing(cai_stream_t stream, bool *capturing, cai_error_t *error)
 {
-    *event = NULL;
-    if (CAI_IMPL_LIKELY(pool != NULL && device_id < CAI_IMPL_POOL_DEVICES)) {
-        cai_impl_pool_device_t *device = &pool->devices[device_id];
-        cai_impl_lock(&pool->lock);
-        if (device->n_events > 0)
-            *event = device->events[--device->n_events];
-        cai_impl_unlock(&pool->lock);
-    }
-    if (CAI_IMPL_LIKELY(*event != NULL))
-        return CAI_OK;
-    return cai_cuda_status(CAI_CUDA(cudaEventCreateWithFlags)(event, cudaEventDisableTiming),
-                           "cudaEventCreateWithFlags", error);
-}
-
-/* A failure is not left behind as the thread's last error; one of somebody else's is. */
-CAI_IMPL void cai_impl_event_destroy(cudaEvent_t event)
-{
-    const cudaError_t result = CAI_CUDA(cudaEventDestroy)(event);
-    if (CAI_IMPL_UNLIKELY(result != cudaSuccess))
+    enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    const cudaError_t            result = CAI_CUDA(cudaStreamIsCapturing)(stream, &status);
+    if (CAI_IMPL_UNLIKELY(result == cudaErrorStreamCaptureImplicit)) {
         (void)CAI_CUDA(cudaGetLastError)();
-}
-
-/* An event is free again as soon as the wait for it is enqueued: the wait is for what was recorded then. */
-CAI_IMPL void cai_impl_event_put(cai_order_pool_t *pool, int32_t device_id, cudaEvent_t event)
-{
-    bool kept = false;
-    if (CAI_IMPL_LIKELY(pool != NULL && device_id < CAI_IMPL_POOL_DEVICES)) {
-        cai_impl_pool_device_t *device = &pool->devices[device_id];
-        cai_impl_lock(&pool->lock);
-        kept = device->n_events < CAI_IMPL_POOL_EVENTS;
-        if (kept)
-            device->events[device->n_events++] = event;
-        cai_impl_unlock(&pool->lock);
+        *capturing = true;
+        return CAI_OK;
     }
-    if (CAI_IMPL_UNLIKELY(!kept))
-        cai_impl_event_destroy(event);
-}
-
-CAI_API void cai_order_pool_release(cai_order_pool_t *pool)
-{
-    if (pool == NULL || __atomic_sub_fetch(&pool->references, 1, __ATOMIC_ACQ_REL) != 0)
-        return;
-    for (int32_t i = 0; i < CAI_IMPL_POOL_DEVICES; i++) {
-        while (pool->devices[i].n_events > 0)
-            cai_impl_event_destroy(pool->devices[i].events[--pool->devices[i].n_events]);
-    }
-    free(pool);
-}
-
-/* Record on one stream and let the other wait: the current device is `device_id`, that of `before`. */
-CAI_IMPL cai_status_t cai_impl_event_order(cai_order_pool_t *pool, cai_stream_t before, cai_stream_t after,
-                                           int32_t device_id, cai_error_t *error)
-{
-    cudaEvent_t  event;
-    cai_status_t status = cai_impl_event_take(pool, device_id, &event, error);
-    if (CAI_IMPL_UNLIKELY(status != CAI_OK))
-        return status;
-    status = cai_cuda_status(CAI_CUDA(cudaEventRecord)(event, before), "cudaEventRecord", error);
-    if (CAI_IMPL_LIKELY(status == CAI_OK))
-        status = cai_cuda_status(CAI_CUDA(cudaStreamWaitEvent)(after, event, 0), "cudaStreamWaitEvent", error);
-    cai_impl_event_put(pool, device_id, event);
-    return status;
+    *capturing = status != cudaStreamCaptureStatusNone;
+    return cai_cuda_status(result, "cudaStreamIsCapturing", error);
 }
 
 /* Which capture a stream takes part in; 0 for none, and for a capture that has been broken. */
@@ -499,22 +324,30 @@ CAI_IMPL_COLD cai_status_t cai_impl_capture_refused(cai_stream_t before, cai_str
 
 /* -------------------------------------------------------------------------------------------- streams ordered ---- */
 
-/* A stream of another device than its array's: the event has to be of the stream's own device. */
+/* Record on one stream and let the other wait, by an event of `device_id`, which has to be that of `before`. */
+CAI_IMPL cai_status_t cai_impl_event_order(cai_order_pool_t *pool, cai_stream_t before, cai_stream_t after,
+                                           int32_t device_id, cai_error_t *error)
+{
+    cudaEvent_t  event;
+    cai_status_t status = cai_impl_event_take(pool, device_id, &event, error);
+    if (CAI_IMPL_UNLIKELY(status != CAI_OK))
+        return status;
+    status = cai_cuda_status(CAI_CUDA(cudaEventRecord)(event, before), "cudaEventRecord", error);
+    if (CAI_IMPL_LIKELY(status == CAI_OK))
+        status = cai_cuda_status(CAI_CUDA(cudaStreamWaitEvent)(after, event, 0), "cudaStreamWaitEvent", error);
+    cai_impl_event_put(pool, device_id, event);
+    return status;
+}
+
+/* The same where `before` is, or may be, a handle of another device than the array's: it is asked. */
 CAI_IMPL_COLD cai_status_t cai_impl_event_order_elsewhere(cai_order_pool_t *pool, cai_stream_t before,
                                                           cai_stream_t after, cai_error_t *error)
 {
 #if CAI_IMPL_HAS_STREAM_GET_DEVICE
-    cai_device_guard_t guard;
     int                device_id = -1;
-    cai_status_t       left,
-        status = cai_cuda_status(CAI_CUDA(cudaStreamGetDevice)(before, &device_id), "cudaStreamGetDevice", error);
-    if (status == CAI_OK)
-        status = cai_device_guard_enter(&guard, device_id, error);
-    if (status != CAI_OK)
-        return status;
-    status = cai_impl_event_order(pool, before, after, device_id, error);
-    left = cai_device_guard_leave(&guard, status == CAI_OK ? error : NULL);
-    return status != CAI_OK ? status : left;
+    const cai_status_t status =
+        cai_cuda_status(CAI_CUDA(cudaStreamGetDevice)(before, &device_id), "cudaStreamGetDevice", error);
+    return status != CAI_OK ? status : cai_impl_event_order(pool, before, after, device_id, error);
 #else
     (void)pool;
     (void)before;
@@ -523,44 +356,280 @@ CAI_IMPL_COLD cai_status_t cai_impl_event_order_elsewhere(cai_order_pool_t *pool
 #endif
 }
 
-/* The same where the device of `before` is not known for sure; the current one is tried first. */
+/* Order one stream behind another, for which captures have been looked at. The device of a number is current, and
+ * `device_id` is most likely that of a handle too; a record on a stream of another device fails and is made again, but in
+ * a capture, which might break by it, that is seen to before. */
 CAI_IMPL cai_status_t cai_impl_event_order_any(cai_order_pool_t *pool, cai_stream_t before, cai_stream_t after,
-                                               int32_t device_id, cai_error_t *error)
+                                               int32_t device_id, bool captured, cai_error_t *error)
 {
-    cai_error_t        first;
-    const cai_status_t status = cai_impl_event_order(pool, before, after, device_id, &first);
+    cai_error_t  first;
+    cai_status_t status;
+    if (CAI_IMPL_UNLIKELY(captured && CAI_IMPL_HAS_STREAM_GET_DEVICE) && !cai_impl_is_number(before))
+        return cai_impl_event_order_elsewhere(pool, before, after, error);
+    if (CAI_IMPL_UNLIKELY(device_id < 0) && cai_current_device(&device_id, error) != CAI_OK)
+        return CAI_ERROR_CUDA_CALL;
+    status = cai_impl_event_order(pool, before, after, device_id, &first);
     if (CAI_IMPL_LIKELY(status == CAI_OK))
         return CAI_OK;
-    if (first.cuda_code == CAI_IMPL_CAST(int32_t, cudaErrorInvalidResourceHandle) &&
-        CAI_IMPL_BITS(uint64_t, before) > 2)
+    if (first.cuda_code == CAI_IMPL_CAST(int32_t, cudaErrorInvalidResourceHandle) && !cai_impl_is_number(before))
         return cai_impl_event_order_elsewhere(pool, before, after, error);
     if (error != NULL)
         *error = first;
     return status;
 }
 
+/* cai_order_streams where the device of numbers is current. */
+CAI_IMPL cai_status_t cai_impl_order_streams_here(cai_order_pool_t *pool, cai_stream_t before, cai_stream_t after,
+                                                  int32_t device_id, cai_error_t *error)
+{
+    cai_impl_capture_t capture = CAI_IMPL_CAPTURE_NONE;
+    const cai_status_t status = cai_impl_capture_find(before, after, &capture, error);
+    if (CAI_IMPL_UNLIKELY(status != CAI_OK))
+        return status;
+    if (CAI_IMPL_UNLIKELY(capture > CAI_IMPL_CAPTURE_SHARED))
+        return cai_impl_capture_refused(before, after, capture, error);
+    return cai_impl_event_order_any(pool, before, after, device_id, capture == CAI_IMPL_CAPTURE_SHARED, error);
+}
+
 CAI_API cai_status_t cai_order_streams(cai_order_pool_t *pool, cai_stream_t before, cai_stream_t after,
                                        int32_t device_id, cai_error_t *error)
 {
     cai_device_guard_t guard;
-    cai_impl_capture_t capture = CAI_IMPL_CAPTURE_NONE;
     cai_status_t       status, left;
     if (before == after)
         return CAI_OK;
-    status = device_id < 0 ? cai_current_device(&device_id, error) : CAI_OK;
-    if (status == CAI_OK)
-        status = cai_device_guard_enter(&guard, device_id, error);
+    status = cai_impl_stream_guard_enter(&guard, cai_impl_is_number(before) ? before : after, device_id, error);
     if (CAI_IMPL_UNLIKELY(status != CAI_OK))
         return status;
-    status = cai_impl_capture_find(before, after, &capture, error);
-    if (status == CAI_OK && capture > CAI_IMPL_CAPTURE_SHARED)
-        status = cai_impl_capture_refused(before, after, capture, error);
-    if (CAI_IMPL_LIKELY(status == CAI_OK))
-        status = cai_impl_event_order_any(pool, before, after, device_id, error);
+    status = cai_impl_order_streams_here(pool, before, after, device_id, error);
     left = cai_device_guard_leave(&guard, status == CAI_OK ? error : NULL);
     return status != CAI_OK ? status : left;
 }
 
+/* --------------------------------------------------------------------------------------- what is given back late ---- */
+
+/* A call that CUDA makes when the work before it is done. */
+typedef struct cai_impl_late {
+    void (*function)(void *data);
+    void                  *data;
+    cai_impl_late_count_t *count;
+} cai_impl_late_t;
+
+/* On a thread of CUDA's. */
+CAI_IMPL void CUDART_CB cai_impl_late_run(void *argument)
+{
+    cai_impl_late_t *late = CAI_IMPL_CAST(cai_impl_late_t *, argument);
+    late->function(late->data);
+    (void)__atomic_sub_fetch(&late->count->pending, 1, __ATOMIC_RELAXED);
+    cai_impl_late_count_release(late->count);
+    free(late);
+}
+
+/* A call to be made, counted among the pool's; NULL if there are too many, or no memory. */
+CAI_IMPL cai_impl_late_t *cai_impl_late_new(cai_order_pool_t *pool, void (*function)(void *data), void *data)
+{
+    cai_impl_late_t *late;
+    if (__atomic_load_n(&pool->late->pending, __ATOMIC_RELAXED) >= CAI_IMPL_LATE_LIMIT)
+        return NULL;
+    late = CAI_IMPL_CAST(cai_impl_late_t *, malloc(sizeof(cai_impl_late_t)));
+    if (late == NULL)
+        return NULL;
+    (void)__atomic_add_fetch(&pool->late->pending, 1, __ATOMIC_RELAXED);
+    (void)__atomic_add_fetch(&pool->late->references, 1, __ATOMIC_RELAXED);
+    late->function = function;
+    late->data = data;
+    late->count = pool->late;
+    return late;
+}
+
+CAI_IMPL_COLD void cai_impl_late_cancel(cai_impl_late_t *late)
+{
+    (void)__atomic_sub_fetch(&late->count->pending, 1, __ATOMIC_RELAXED);
+    cai_impl_late_count_release(late->count);
+    free(late);
+}
+
+/* Put the call behind the stream's work, on a helper stream. */
+CAI_IMPL cai_status_t cai_impl_late_enqueue(cai_order_pool_t *pool, cai_stream_t stream, int32_t device_id,
+                                            cai_impl_late_t *late)
+{
+    cudaStream_t helper;
+    cai_status_t status = cai_impl_helper_find(pool, device_id, stream, &helper, NULL);
+    if (status == CAI_OK)
+        status = cai_impl_event_order_any(pool, stream, helper, device_id, false, NULL);
+    if (status == CAI_OK)
+        status = cai_cuda_status(CAI_CUDA(cudaLaunchHostFunc)(helper, cai_impl_late_run, late), "cudaLaunchHostFunc",
+                                 NULL);
+    return status;
+}
+
+/* Have `function(data)` called, on a thread of CUDA's, once everything is done that is on `stream` now: it must call no
+ * CUDA function and wait for no lock of Python's. The stream does not capture, and the device of a number is current.
+ * False: it will not be called, and whoever asked waits instead. */
+CAI_IMPL bool cai_impl_call_late(cai_order_pool_t *pool, cai_stream_t stream, int32_t device_id,
+                                 void (*function)(void *data), void *data)
+{
+    cai_impl_late_t *late;
+    if (device_id < 0 && cai_current_device(&device_id, NULL) != CAI_OK)
+        return false;
+    if (cai_impl_pool_place(pool, device_id) == NULL)
+        return false;
+    late = cai_impl_late_new(pool, function, data);
+    if (late == NULL)
+        return false;
+    if (CAI_IMPL_LIKELY(cai_impl_late_enqueue(pool, stream, device_id, late) == CAI_OK))
+        return true;
+    cai_impl_late_cancel(late);
+    return false;
+}
+
+/* ------------------------------------------------------------------------------------------- an acquire's order ---- */
+
+CAI_IMPL_COLD cai_status_t cai_impl_order_refused(const cai_impl_order_record_t *record, cai_impl_capture_t capture,
+                                                  cai_error_t *error)
+{
+    const char *who = capture == CAI_IMPL_CAPTURE_FIRST    ? "the first captures a graph"
+                      : capture == CAI_IMPL_CAPTURE_SECOND ? "the second captures a graph"
+                                                           : "each captures another graph";
+    if (record->mode == CAI_ORDER_BLOCK)
+        return cai_error_set(
+            error, CAI_ERROR_STREAM_CAPTURE,
+            "its producer uses stream %p, which captures a graph, so that the host cannot wait for it: use "
+            "cai_order_adopt(), or cai_order_none() if the data is complete",
+            CAI_IMPL_CAST(void *, record->producer));
+    return cai_error_set(error, CAI_ERROR_STREAM_CAPTURE,
+                         "its producer uses stream %p, the consumer stream %p, and %s: let both use the capturing "
+                         "stream, or use cai_order_none() if the data is complete",
+                         CAI_IMPL_CAST(void *, record->producer), CAI_IMPL_CAST(void *, record->consumer), who);
+}
+
+CAI_IMPL cai_status_t cai_impl_order_check_here(cai_impl_order_record_t *record, cai_impl_before_t before,
+                                                cai_error_t *error)
+{
+    cai_impl_capture_t capture = CAI_IMPL_CAPTURE_NONE;
+    bool               capturing = false;
+    cai_status_t       status;
+    if (before == CAI_IMPL_BEFORE_HOST) {
+        status = cai_stream_is_capturing(record->producer, &capturing, error);
+        capture = capturing ? CAI_IMPL_CAPTURE_FIRST : CAI_IMPL_CAPTURE_NONE;
+    } else {
+        status = cai_impl_capture_find(record->producer, record->consumer, &capture, error);
+    }
+    record->captured = capture == CAI_IMPL_CAPTURE_SHARED;
+    return status != CAI_OK || CAI_IMPL_LIKELY(capture <= CAI_IMPL_CAPTURE_SHARED)
+               ? status
+               : cai_impl_order_refused(record, capture, error);
+}
+
+/* Whether captures allow the order before the consumer's work. Touches no stream. */
+CAI_IMPL cai_status_t cai_impl_order_check(cai_impl_order_record_t *record, cai_error_t *error)
+{
+    const cai_impl_before_t before = cai_impl_order_before(record);
+    cai_device_guard_t      guard;
+    cai_status_t            status, left;
+    if (CAI_IMPL_LIKELY(before == CAI_IMPL_BEFORE_NOTHING))
+        return CAI_OK;
+    status = cai_impl_record_guard_enter(&guard, record, error);
+    if (CAI_IMPL_UNLIKELY(status != CAI_OK))
+        return status;
+    status = cai_impl_order_check_here(record, before, error);
+    left = cai_device_guard_leave(&guard, status == CAI_OK ? error : NULL);
+    return status != CAI_OK ? status : left;
+}
+
+/* Make the order that was checked, as far as streams make it: a wait of the host is the caller's. */
+CAI_IMPL cai_status_t cai_impl_order_make(cai_order_pool_t *pool, const cai_impl_order_record_t *record,
+                                          cai_error_t *error)
+{
+    cai_device_guard_t guard;
+    cai_status_t       status, left;
+    if (CAI_IMPL_LIKELY(cai_impl_order_before(record) != CAI_IMPL_BEFORE_EVENT))
+        return CAI_OK;
+    status = cai_impl_record_guard_enter(&guard, record, error);
+    if (CAI_IMPL_UNLIKELY(status != CAI_OK))
+        return status;
+    status = cai_impl_event_order_any(pool, record->producer, record->consumer, record->device_id, record->captured,
+                                      error);
+    left = cai_device_guard_leave(&guard, status == CAI_OK ? error : NULL);
+    return status != CAI_OK ? status : left;
+}
+
+/* -------------------------------------------------------------------------------------------- a release's order ---- */
+
+/* How the consumer's stream stands to captures, and to the producer's where that one is going to wait. */
+CAI_IMPL cai_status_t cai_impl_order_back_capture(const cai_impl_order_record_t *record, bool waits,
+                                                  cai_impl_capture_t *capture, cai_error_t *error)
+{
+    bool         capturing = false;
+    cai_status_t status;
+    if (waits)
+        return cai_impl_capture_find(record->consumer, record->producer, capture, error);
+    status = cai_stream_is_capturing(record->consumer, &capturing, error);
+    *capture = capturing ? CAI_IMPL_CAPTURE_FIRST : CAI_IMPL_CAPTURE_NONE;
+    return status;
+}
+
+/* Of a consumer whose stream captures nothing is under way: its work is in the graph, and whoever replays that keeps its
+ * arrays. But the legacy stream, which cannot capture, cannot be touched either while another stream does, and what was
+ * put there before is under way. */
+CAI_IMPL cai_impl_rest_t cai_impl_order_back_here(cai_order_pool_t *pool, const cai_impl_order_record_t *record,
+                                                  uint32_t after, cai_status_t *status, cai_error_t *error)
+{
+    const bool         waits = (after & CAI_IMPL_AFTER_EVENT) != 0 && record->producer != record->consumer;
+    cai_impl_capture_t capture = CAI_IMPL_CAPTURE_NONE;
+    *status = cai_impl_order_back_capture(record, waits, &capture, error);
+    if (CAI_IMPL_UNLIKELY(*status != CAI_OK))
+        return CAI_IMPL_REST_NOTHING;
+    if (CAI_IMPL_UNLIKELY(capture == CAI_IMPL_CAPTURE_FIRST || capture == CAI_IMPL_CAPTURE_DIFFERENT))
+        return record->consumer == CAI_STREAM_LEGACY ? CAI_IMPL_REST_DEVICE : CAI_IMPL_REST_NOTHING;
+    if (waits && capture != CAI_IMPL_CAPTURE_SECOND)
+        *status = cai_impl_event_order_any(pool, record->consumer, record->producer, record->device_id,
+                                           capture == CAI_IMPL_CAPTURE_SHARED, error);
+    if (CAI_IMPL_UNLIKELY(capture == CAI_IMPL_CAPTURE_SHARED))
+        return CAI_IMPL_REST_NOTHING;
+    if (CAI_IMPL_UNLIKELY(*status != CAI_OK) || (after & CAI_IMPL_AFTER_HOST) != 0)
+        return CAI_IMPL_REST_STREAM;
+    if ((after & CAI_IMPL_AFTER_LATE) != 0)
+        return CAI_IMPL_REST_LATE;
+    return CAI_IMPL_LIKELY(capture == CAI_IMPL_CAPTURE_NONE) ? CAI_IMPL_REST_NOTHING : CAI_IMPL_REST_STREAM;
+}
+
+/* Order the producer's later work behind the consumer's, as far as streams do, and say what is left. The record's streams
+ * are named for the calling thread. A failure is told by `status`; what is left then is the host's. */
+CAI_IMPL cai_impl_rest_t cai_impl_order_back(cai_order_pool_t *pool, const cai_impl_order_record_t *record,
+                                             cai_status_t *status, cai_error_t *error)
+{
+    const uint32_t     after = cai_impl_order_after(record);
+    cai_device_guard_t guard;
+    cai_impl_rest_t    rest;
+    cai_status_t       left;
+    *status = CAI_OK;
+    if (CAI_IMPL_LIKELY(after == 0))
+        return CAI_IMPL_REST_NOTHING;
+    *status = cai_impl_record_guard_enter(&guard, record, error);
+    if (CAI_IMPL_UNLIKELY(*status != CAI_OK))
+        return CAI_IMPL_REST_NOTHING;
+    rest = cai_impl_order_back_here(pool, record, after, status, error);
+    left = cai_device_guard_leave(&guard, *status == CAI_OK ? error : NULL);
+    *status = *status != CAI_OK ? *status : left;
+    return rest;
+}
+
 #endif
+
+/* Name a record's streams for the calling thread: where 2 was said by another one, legacy stands in, whose events come
+ * after the work of every per-thread stream, and for which they wait. Whether the consumer's stream got another name. */
+CAI_IMPL bool cai_impl_order_name_streams(cai_impl_order_record_t *record)
+{
+    const bool consumer = record->consumer == CAI_STREAM_PER_THREAD;
+    if (CAI_IMPL_LIKELY(record->producer != CAI_STREAM_PER_THREAD && !consumer) ||
+        pthread_equal(record->thread, pthread_self()) != 0)
+        return false;
+    if (record->producer == CAI_STREAM_PER_THREAD)
+        record->producer = CAI_STREAM_LEGACY;
+    if (consumer)
+        record->consumer = CAI_STREAM_LEGACY;
+    return consumer;
+}
 
 #endif /* CAI_ORDER_H */

@@ -303,13 +303,13 @@ CAI_IMPL cai_impl_result_t cai_impl_settle(const cai_impl_reader_t *reader, uint
 /* Give back what the view got from its producer. */
 CAI_IMPL void cai_impl_give_back(cai_view_t *view)
 {
-    void (*give_back)(cai_view_t *) = view->impl_give_back;
+    void (*give_back)(void *managed) = view->impl_give_back;
     PyObject *pending;
     if (give_back == NULL)
         return;
     view->impl_give_back = NULL;
     pending = cai_impl_put_aside();
-    give_back(view);
+    give_back(view->impl_managed);
     cai_impl_put_back(pending);
 }
 
@@ -380,21 +380,22 @@ CAI_IMPL PyObject *cai_impl_strides_as_tuple(const cai_tensor_t *tensor)
 /* Wait, without the GIL, for the work on an array that host code is about to see. 0, or -1 with an exception. */
 CAI_IMPL int cai_impl_array_wait(cai_state_t *state, const cai_array_t *array)
 {
-    const cai_impl_wait_t wait = cai_impl_wait_for(true, cai_impl_array_stream(array), cai_impl_array_device(array));
-    PyThreadState        *thread;
-    cai_error_t           error;
-    bool                  capturing = false;
-    cai_status_t          status = CAI_OK;
+    const cai_stream_t stream = cai_impl_array_stream(array);
+    const int32_t      device_id = cai_impl_array_device(array);
+    PyThreadState     *thread;
+    cai_error_t        error;
+    bool               capturing = false;
+    cai_status_t       status = CAI_OK;
     if (array->stream == NULL || array->tensor.data == NULL)
         return 0;
-    status = cai_impl_stream_is_capturing_on(wait.stream, wait.device_id, &capturing, &error);
+    status = cai_impl_stream_is_capturing_on(stream, device_id, &capturing, &error);
     if (status == CAI_OK && capturing)
         status = cai_error_set(&error, CAI_ERROR_STREAM_CAPTURE,
                                "the array's stream %p captures a graph, so that the host cannot wait for its work",
                                CAI_IMPL_CAST(void *, array->stream));
     if (status == CAI_OK) {
         thread = PyEval_SaveThread();
-        status = cai_impl_wait_perform(&wait, &error);
+        status = cai_impl_wait_for_stream(stream, device_id, &error);
         PyEval_RestoreThread(thread);
     }
     return status == CAI_OK ? 0 : cai_raise(state, &error);

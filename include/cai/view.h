@@ -11,6 +11,8 @@
 #include <cai/order.h>
 #include <cai/request.h>
 
+struct cai_state;
+
 /** Words that hold a Py_buffer; python_compat.h checks that they do. */
 #define CAI_IMPL_BUFFER_WORDS 12
 
@@ -27,6 +29,7 @@ typedef struct cai_view {
     int64_t size;
 
     /* Private: what is given back at release, and what an acquire in several steps remembers. */
+    struct cai_state            *impl_state; /* borrowed */
     cai_impl_layout_t            impl_layout;
     cai_impl_order_record_t      impl_order;
     void                        *impl_object;                   /* PyObject, owned: the producer's object */
@@ -35,7 +38,7 @@ typedef struct cai_view {
     const cai_dlpack_exchange_t *impl_exchange;                 /* of the object's type, or NULL */
     uint32_t                     impl_facts, impl_hint;         /* what is known of its type */
     uint32_t                     impl_progress;                 /* how far the acquire is */
-    void (*impl_give_back)(struct cai_view *); /* of the protocol, for impl_managed or impl_buffer; or NULL */
+    void (*impl_give_back)(void *managed); /* of the protocol; NULL: there is nothing to give back */
     void    *impl_managed;
     uint64_t impl_buffer[CAI_IMPL_BUFFER_WORDS];
     int64_t  impl_shape[CAI_MAX_NDIM], impl_strides[CAI_MAX_NDIM];
@@ -73,6 +76,7 @@ CAI_IMPL void cai_impl_view_reset(cai_view_t *view)
     view->impl_order.source = CAI_IMPL_SOURCE_READY;
     view->impl_order.mode = CAI_ORDER_NONE;
     view->impl_order.pinned = false;
+    view->impl_order.is_current = false;
 }
 
 /* Start a tensor of `ndim` dimensions, whose shape and strides the caller then writes to the view's own arrays. */

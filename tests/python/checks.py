@@ -25,6 +25,7 @@ def load(name):
     spec = importlib.util.find_spec(name)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    emulated.has_state(module)
     return module
 
 

@@ -4,8 +4,11 @@ The library is the one that the probe modules are linked with, so that both see 
 """
 
 import ctypes
+import sys
+import weakref
 from ctypes import c_bool, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
 
+import pools
 import probe  # noqa: F401  loads the emulator's library
 
 _library = ctypes.CDLL("libcai_emulator.so")
@@ -79,9 +82,29 @@ def cuda(name, *arguments):
 _life = [0]
 
 
+# Modules whose states have a pool: events and streams in it are of the emulator as it was when they were made.
+_WITH_STATE = ("probe", "probe_limited", "arrays", "arrays_limited", "arrays_second", "owntype", "author_view", "pycai")
+_loaded = weakref.WeakSet()
+
+
+def has_state(module):
+    """Note a module with a state of its own, beside those that are imported by their names."""
+    if not module.__name__.endswith("_host"):  # built without CUDA: its pool has no events
+        _loaded.add(module)
+
+
+def empty_pools():
+    """Have everything given back that is to be given back late, and the pools' events and streams destroyed."""
+    clear_failures()
+    run_all()
+    for module in {*_loaded, *(sys.modules[name] for name in _WITH_STATE if name in sys.modules)}:
+        pools.drain(module)
+
+
 def reset():
     """Everything back to the start; kernels that never ran are forgotten."""
     _library.emulator_set_blocking_hook(None, None)
+    empty_pools()
     _library.emulator_reset()
     _kernels.clear()
     _life[0] += 1

@@ -142,13 +142,13 @@ Test(core, from_a_managed_tensor_to_a_checked_view)
     cr_expect_eq(view.size, 12);
     cr_expect_eq(view.flags, CAI_READONLY);
     cr_expect_eq(view.tensor.data, (void *)UINT64_C(0x7F0000001010));
-    view.impl_give_back(&view);
+    view.impl_give_back(view.impl_managed);
     request.require |= CAI_WRITABLE;
     cr_expect_eq(read_managed(&view, &managed, &request, &error), CAI_ERROR_READ_ONLY_ACCESS);
     cr_expect_str_eq(error.message,
                      "argument 'x': expected float32, C-contiguous, writable; got float32, shape (3, 4), "
                      "read-only");
-    view.impl_give_back(&view);
+    view.impl_give_back(view.impl_managed);
     cr_expect_eq(deletions, 2);
 }
 
@@ -158,8 +158,9 @@ Test(core, order_of_a_view)
 {
     const cudaStream_t producer = unit_stream(cudaStreamNonBlocking), consumer = unit_stream(cudaStreamNonBlocking);
     int               *target = NULL;
+    cai_order_pool_t  *pool = cai_order_pool_new(NULL);
     cai_view_t         view;
-    cai_impl_wait_t    wait;
+    cai_status_t       status;
     UNIT_CUDA(cudaMalloc((void **)&target, sizeof(int)));
     memset(&view, 0x5A, sizeof(view));
     cai_impl_view_reset(&view);
@@ -169,16 +170,16 @@ Test(core, order_of_a_view)
     view.impl_order.consumer = cai_order_wait(consumer).stream;
     view.impl_order.device_id = 0;
     unit_write_late(producer, target);
-    wait = cai_impl_wait_before(&view.impl_order);
-    cr_assert(wait.needed);
-    cr_expect_eq(cai_impl_wait_check(&view.impl_order, NULL), CAI_OK);
-    cr_expect_eq(cai_impl_wait_perform(&wait, NULL), CAI_OK);
+    cr_expect_eq(cai_impl_order_check(&view.impl_order, NULL), CAI_OK);
+    cr_expect_eq(cai_impl_order_make(pool, &view.impl_order, NULL), CAI_OK);
+    UNIT_CUDA(cudaStreamSynchronize(consumer));
     cr_expect_eq(*target, 1);
     unit_write_late(consumer, target);
-    wait = cai_impl_wait_after(&view.impl_order);
-    cr_assert(wait.needed);
-    cr_expect_eq(cai_impl_wait_perform(&wait, NULL), CAI_OK);
+    cr_expect_eq(cai_impl_order_back(pool, &view.impl_order, &status, NULL), CAI_IMPL_REST_NOTHING);
+    cr_expect_eq(status, CAI_OK);
+    UNIT_CUDA(cudaStreamSynchronize(producer));
     cr_expect_eq(*target, 1);
+    cai_order_pool_release(pool);
     UNIT_NO_VIOLATIONS();
 }
 

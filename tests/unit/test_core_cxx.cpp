@@ -166,10 +166,10 @@ Test(core_cxx, device_guard_and_waits)
     record.mode = orders[2].mode;
     record.producer = stream;
     record.device_id = 1;
-    const cai_impl_wait_t wait = cai_impl_wait_before(&record);
-    cr_expect(wait.needed && cai_impl_wait_check(&record, nullptr) == CAI_OK);
+    cr_expect(cai_impl_order_before(&record) == CAI_IMPL_BEFORE_HOST);
+    cr_expect(cai_impl_order_check(&record, nullptr) == CAI_OK);
     cr_expect(*target == 0);
-    cr_expect(cai_impl_wait_perform(&wait, nullptr) == CAI_OK);
+    cr_expect(cai_impl_wait_for_stream(record.producer, record.device_id, nullptr) == CAI_OK);
     cr_expect(*target == 1);
     UNIT_NO_VIOLATIONS();
 }

@@ -111,7 +111,7 @@ Test(managed_tensor, take_versioned)
     cr_expect_eq(view.flags, 0);
     cr_expect_eq(deletions.count, 0);
     cr_assert(view.impl_give_back != NULL);
-    view.impl_give_back(&view);
+    view.impl_give_back(view.impl_managed);
     cr_expect_eq(deletions.count, 1);
     cr_expect_eq(deletions.self, (void *)managed);
 }
@@ -127,7 +127,7 @@ Test(managed_tensor, take_legacy)
     cr_expect_eq(view.flags, 0, "it has no flags: the question is the caller's");
     cr_expect_eq(deletions.count, 0);
     cr_assert(view.impl_give_back != NULL);
-    view.impl_give_back(&view);
+    view.impl_give_back(view.impl_managed);
     cr_expect_eq(deletions.count, 1);
     cr_expect_eq(deletions.self, (void *)managed);
 }
@@ -144,7 +144,7 @@ Test(managed_tensor, pitfall_24_minor_versions_are_accepted)
         make_view(&view);
         managed->version.minor = minors[i];
         cr_expect_eq(cai_impl_view_take_versioned(&view, managed, NULL), CAI_OK, "1.%u", minors[i]);
-        view.impl_give_back(&view);
+        view.impl_give_back(view.impl_managed);
         cr_expect_eq(deletions.count, 1, "1.%u", minors[i]);
     }
 }
@@ -174,7 +174,7 @@ Test(managed_tensor, pitfall_24_other_major_versions_are_refused)
         cr_expect_eq(view.flags, 0, "%u", majors[i]);
         cr_expect_eq(deletions.count, 0, "%u: not before it is given back", majors[i]);
         cr_assert(view.impl_give_back != NULL, "%u", majors[i]);
-        view.impl_give_back(&view);
+        view.impl_give_back(view.impl_managed);
         cr_expect_eq(deletions.count, 1, "%u", majors[i]);
     }
 }
@@ -187,7 +187,7 @@ Test(managed_tensor, pitfall_24_refusal_without_a_place_for_the_error)
     make_view(&view);
     managed->version.major = 2;
     cr_expect_eq(cai_impl_view_take_versioned(&view, managed, NULL), CAI_ERROR_INVALID_VERSION);
-    view.impl_give_back(&view);
+    view.impl_give_back(view.impl_managed);
     cr_expect_eq(deletions.count, 1);
 }
 
@@ -224,7 +224,7 @@ Test(managed_tensor, pitfall_47_flags)
         managed->flags = flags_of_dlpack[i].flags;
         cr_expect_eq(cai_impl_view_take_versioned(&view, managed, NULL), CAI_OK, "row %zu", i);
         cr_expect_eq(view.flags, flags_of_dlpack[i].expected, "row %zu: 0x%x", i, view.flags);
-        view.impl_give_back(&view);
+        view.impl_give_back(view.impl_managed);
     }
 }
 
@@ -239,7 +239,7 @@ Test(managed_tensor, flags_are_added)
     managed->flags = CAI_DLPACK_FLAG_READ_ONLY;
     cr_expect_eq(cai_impl_view_take_versioned(&view, managed, NULL), CAI_OK);
     cr_expect_eq(view.flags, CAI_HAS_STREAM | CAI_READONLY);
-    view.impl_give_back(&view);
+    view.impl_give_back(view.impl_managed);
 }
 
 /* ---- ownership --------------------------------------------------------------------------------------------------- */
@@ -295,7 +295,7 @@ Test(managed_tensor, pitfall_27_deleter_runs_once_whatever_is_refused)
                      fault);
         cr_expect_eq(deletions.count, 0, "fault %d", fault);
         cr_assert(view.impl_give_back != NULL, "fault %d", fault);
-        view.impl_give_back(&view);
+        view.impl_give_back(view.impl_managed);
         cr_expect_eq(deletions.count, 1, "fault %d", fault);
 
         legacy = make_legacy(&deletions);
@@ -305,7 +305,7 @@ Test(managed_tensor, pitfall_27_deleter_runs_once_whatever_is_refused)
                      fault);
         cr_expect_eq(deletions.count, 0, "legacy, fault %d", fault);
         cr_assert(view.impl_give_back != NULL, "legacy, fault %d", fault);
-        view.impl_give_back(&view);
+        view.impl_give_back(view.impl_managed);
         cr_expect_eq(deletions.count, 1, "legacy, fault %d", fault);
     }
 }
@@ -320,16 +320,16 @@ Test(managed_tensor, pitfall_28_no_deleter_is_legal)
     versioned->deleter = NULL;
     cr_expect_eq(cai_impl_view_take_versioned(&view, versioned, NULL), CAI_OK);
     cr_assert(view.impl_give_back != NULL);
-    view.impl_give_back(&view);
+    view.impl_give_back(view.impl_managed);
     make_view(&view);
     versioned->version.major = 2;
     cr_expect_eq(cai_impl_view_take_versioned(&view, versioned, NULL), CAI_ERROR_INVALID_VERSION);
-    view.impl_give_back(&view);
+    view.impl_give_back(view.impl_managed);
     make_view(&view);
     legacy->deleter = NULL;
     cr_expect_eq(cai_impl_view_take_legacy(&view, legacy, NULL), CAI_OK);
     cr_assert(view.impl_give_back != NULL);
-    view.impl_give_back(&view);
+    view.impl_give_back(view.impl_managed);
     cr_expect_eq(deletions.count, 0);
     free(versioned);
     free(legacy);
@@ -347,13 +347,13 @@ Test(managed_tensor, pitfall_30_structs_are_only_read)
     versioned_before = *versioned;
     cr_expect_eq(cai_impl_view_take_versioned(&view, versioned, NULL), CAI_OK);
     cr_expect_eq(memcmp(versioned, &versioned_before, sizeof(versioned_before)), 0);
-    view.impl_give_back(&view);
+    view.impl_give_back(view.impl_managed);
     make_view(&view);
     legacy->tensor.strides = NULL;
     legacy_before = *legacy;
     cr_expect_eq(cai_impl_view_take_legacy(&view, legacy, NULL), CAI_OK);
     cr_expect_eq(memcmp(legacy, &legacy_before, sizeof(legacy_before)), 0);
-    view.impl_give_back(&view);
+    view.impl_give_back(view.impl_managed);
 }
 
 /* ---- outward ----------------------------------------------------------------------------------------------------- */
@@ -575,6 +575,6 @@ Test(managed_tensor, outward_and_in_again)
     expect_outward(&view.tensor, outward.array, "view");
     cr_expect_eq(view.tensor.device.device_id, 1);
     cr_expect_eq(outward.deletions, 0);
-    view.impl_give_back(&view);
+    view.impl_give_back(view.impl_managed);
     cr_expect_eq(outward.deletions, 1);
 }

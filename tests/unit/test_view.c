@@ -65,8 +65,9 @@ Test(view, reset_has_nothing_to_wait_for)
             view.impl_order.mode = (cai_order_mode_t)mode;
             view.impl_order.producer = CAI_STREAM_LEGACY;
             cai_impl_view_reset(&view);
-            cr_expect_not(cai_impl_wait_before(&view.impl_order).needed, "source %d, mode %d", source, mode);
-            cr_expect_not(cai_impl_wait_after(&view.impl_order).needed, "source %d, mode %d", source, mode);
+            cr_expect_eq(cai_impl_order_before(&view.impl_order), CAI_IMPL_BEFORE_NOTHING, "source %d, mode %d", source,
+                         mode);
+            cr_expect_eq(cai_impl_order_after(&view.impl_order), 0, "source %d, mode %d", source, mode);
         }
     }
 }
