@@ -10,12 +10,20 @@
 #undef emulator_cudaFree
 #include <emulator_runtime.h>
 
+cudaError_t unordered_cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t unordered_cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int flags);
 cudaError_t unordered_cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t unordered_cudaEventSynchronize(cudaEvent_t event);
 cudaError_t unordered_cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *data);
 cudaError_t unordered_cudaMalloc(void **pointer, size_t size);
 cudaError_t unordered_cudaFree(void *pointer);
+
+/* Left alone, a record on legacy would order the per-thread and the blocking streams by itself. */
+cudaError_t unordered_cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
+{
+    (void)event, (void)stream;
+    return cudaSuccess;
+}
 
 cudaError_t unordered_cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int flags)
 {
