@@ -1,9 +1,9 @@
-"""Programs over several arrays, streams and devices, and what they may expect: sequential consistency by promised order.
+"""Programs over several arrays, streams and devices, and what they may expect: their own order, where cai promises it.
 
 A program enqueues reads and fills, and does only what a correct program may do: an access is made where everything that
-it conflicts with comes before it, by the order that cai promises, by the order that the program makes itself (an event, a
-wait of the host), or by the order of one stream. What comes before what is kept as vector clocks; what the hardware
-orders beyond that is not relied on. Then every read must have seen the last fill in the program's own order.
+it conflicts with comes before it, by an order that cai promises, by one that the program makes itself (an event, a wait
+of the host), or on one stream. What comes before what is kept as vector clocks; what the hardware orders beyond that is
+not relied on. Every read must then have seen the last fill in the program's own order.
 """
 
 import gc
@@ -51,7 +51,7 @@ class Access(NamedTuple):
 
 
 class Memory:
-    """The memory of one array: who has accessed it since the last fill, and what it holds in the program's order."""
+    """One array: what its memory holds in the program's order, and who has accessed it since the last fill."""
 
     def __init__(self, name, source, tells, stream, device, pointer, value):
         self.name, self.source, self.tells = name, source, tells
@@ -92,7 +92,7 @@ class Machine:
                 self.streams.append(Stream(len(self.streams), kind, device, number))
 
     def begin_again(self):
-        """After a program that did not end well. Nothing of the modules may outlive the emulator's memory and events."""
+        """After a program that did not end well. Nothing of the modules may outlive what the emulator has."""
         self.__dict__.clear()
         gc.collect()
         emulated.reset()

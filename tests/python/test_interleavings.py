@@ -1,5 +1,6 @@
-"""Any sequence of acquire, use, release, export and drop, over several arrays, streams and devices, gives the result that
-the program has in its own order. CAI_INTERLEAVINGS is the number of programs for a long, random run.
+"""Any sequence of acquire, use, release, export and drop, on several arrays, streams and devices, is seen in its order.
+
+CAI_INTERLEAVINGS is the number of programs for a long run of new ones; a usual run has the same few hundred every time.
 """
 
 import os

@@ -1,6 +1,7 @@
-"""Every pair of streams, in both directions: what the hardware does not order is ordered by the library, and by nothing
-else. tests/tools/show_missing_order.py runs these tests with the library's ordering switched off: then exactly those fail whose
-pair the hardware does not order.
+"""Every pair of streams, in both directions: what the hardware does not order is ordered by the library.
+
+tests/tools/show_missing_order.py runs these tests with the library's ordering switched off: then exactly those fail
+whose pair the hardware does not order.
 """
 
 import concurrent.futures

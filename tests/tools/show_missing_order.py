@@ -1,7 +1,7 @@
-"""Shows that no order of the library's can go missing unseen: the tests of order, with the library's ordering switched off.
+"""Shows that no order of the library's can go missing unseen: the tests of order, with its ordering switched off.
 
-Every test of tests/python/test_order_pairs.py says whether the hardware orders its pair of streams by itself. Run over the
-modules of tests/python/unordered, those must pass, and all others must fail; whatever does not is printed, and the exit
+Every test of tests/python/test_order_pairs.py says whether the hardware orders its pair of streams by itself. Over the
+modules of tests/python/unordered, those must pass, and all others must fail; what does not is printed, and the exit
 status is then 1. Needs what `tests/run python` has built.
 """
 
@@ -45,7 +45,7 @@ class Case(NamedTuple):
 
 
 def _end(element):
-    """What follows from a wrong value, as the use of memory that was freed too early, may fail at the test's end too."""
+    """An error at the test's end, such as the use of memory that was freed too early, comes beside a wrong value."""
     failure = element.find("failure")
     if failure is None:
         return PASSED if element.find("error") is None else BROKEN
@@ -66,7 +66,7 @@ def _cases(report):
 
 
 def run(modules, built, expression=""):
-    """Every test of order whose name matches, with what is in the folder `modules` in place of what is in `built`."""
+    """The tests of order whose names match, with what the folder `modules` has in place of what `built` has."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-rN", "--no-header", "-p", "no:cacheprovider",
@@ -106,7 +106,7 @@ def main(arguments):
     failed = [case for case in cases if case.end == FAILED]
     passed = [case for case in cases if case.end == PASSED]
     print(*table(cases, options.verbose), sep="\n")
-    print(f"\n{len(failed)} fail without order, {len(passed)} pass; {len(wrong)} of {len(cases)} are not as they must be")
+    print(f"\n{len(failed)} fail without order, {len(passed)} pass; {len(wrong)} are not as they must be")
     return 1 if wrong else 0
 
 

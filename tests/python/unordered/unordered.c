@@ -1,8 +1,8 @@
 /* unordered.c - the library with its own ordering switched off, to see that the tests notice.
  *
- * Whatever cai calls to order work or to wait for it does nothing here, and a host function, by which memory is given back
- * late, runs at once; meson.build puts these functions in the place of the emulator's for the modules of this folder. What
- * tests and producers order themselves, and what the hardware orders, stays as it is. */
+ * What cai calls to order work or to wait for it does nothing here, and a host function, by which memory is given back
+ * late, runs at once; meson.build puts these functions in the place of the emulator's, for the modules of this folder.
+ * What tests and producers order themselves, and what the hardware orders, stays as it is. */
 #include <stddef.h>
 
 /* In this file the emulator's own are meant. */
@@ -50,7 +50,7 @@ cudaError_t unordered_cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t funct
     return cudaSuccess;
 }
 
-/* The barrier: freeing one byte waits for the device. Memory of arrays is larger, and its free waits as hardware does. */
+/* The barrier: freeing one byte waits for the device. Arrays are larger, and freeing them waits as hardware does. */
 static char barrier;
 
 cudaError_t unordered_cudaMalloc(void **pointer, size_t size)
