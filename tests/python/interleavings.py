@@ -6,12 +6,11 @@ of the host), or on one stream. What comes before what is kept as vector clocks;
 not relied on. Every read must then have seen the last fill in the program's own order.
 """
 
+import concurrent.futures
 import gc
 import threading
 from ctypes import byref, c_uint, c_void_p
 from typing import NamedTuple
-
-from hypothesis import note
 
 import checks
 import emulated
@@ -22,9 +21,11 @@ from loans import ASKED, KNOWN, READY, SILENT
 from outward import Capsule
 
 DEVICES = (0, 1)
-KINDS = ("legacy", "per-thread", "blocking", "non-blocking", "another non-blocking")
+KINDS = ("legacy", "per-thread", "blocking", "non-blocking", "another non-blocking", "another thread's per-thread")
+ITS_THREAD, MAIN_THREAD, NEW_THREAD = "its own thread", "the main thread", "a new thread"
 TABLES = ("torch", "table", "table-null-stream")  # what they tell is one answer for all of them
 ONCE = (*loans.sources(ASKED), "capsule")  # given back when what was handed out ends, so that they are taken once
+ENDS = (ITS_THREAD, MAIN_THREAD, NEW_THREAD)  # where a use may end
 OWN = ("DEVICE", "NO_POOL", "WRAPPED")
 
 FIRST_VALUE, N_VALUES = 0x23, 0x50  # of fills: none that has a meaning of its own
@@ -42,6 +43,15 @@ class Stream(NamedTuple):
     @property
     def has_handle(self):
         return self.number > 2
+
+    @property
+    def is_per_thread(self):
+        return self.number == emulated.PER_THREAD
+
+    @property
+    def is_elsewhere(self):
+        """Only the other thread can name it."""
+        return self.kind.startswith("another thread's")
 
 
 class Access(NamedTuple):
@@ -85,18 +95,23 @@ class Machine:
 
     def __init__(self):
         self.probe, self.arrays, self.second = (checks.load(name) for name in ("probe", "arrays", "arrays_second"))
+        self.other_thread = concurrent.futures.ThreadPoolExecutor(1)
         self.streams = []
         for device in DEVICES:
             for kind in KINDS:
-                number = loans.make_stream(kind.removeprefix("another "), device)
+                number = loans.make_stream(kind.removeprefix("another ").removeprefix("thread's "), device)
                 self.streams.append(Stream(len(self.streams), kind, device, number))
 
     def begin_again(self):
         """After a program that did not end well. Nothing of the modules may outlive what the emulator has."""
+        self.end()
         self.__dict__.clear()
         gc.collect()
         emulated.reset()
         self.__init__()
+
+    def end(self):
+        self.other_thread.shutdown()
 
 
 class Program:
@@ -104,12 +119,23 @@ class Program:
 
     def __init__(self, machine):
         self.probe, self.arrays, self.second = machine.probe, machine.arrays, machine.second
-        self.streams = machine.streams
+        self.streams, self.other_thread = machine.streams, machine.other_thread
         self.clocks = [[0] * len(self.streams) for _ in self.streams]
         self.host = [0] * len(self.streams)  # what the host knows to be done
         self.memories, self.holds, self.reads, self.loans = [], [], [], []
+        self.said = []  # what the program did, as lines
         self.n_fills = self.n_memories = self.n_holds = 0
+        self.main = threading.current_thread()
         emulated.clear_calls()
+
+    def say(self, line):
+        self.said.append(line)
+
+    def on(self, stream, function, *arguments):
+        """Call on the thread that can name the stream."""
+        if not stream.is_elsewhere or threading.current_thread() is not self.main:
+            return function(*arguments)
+        return self.other_thread.submit(function, *arguments).result()
 
     # --------------------------------------------------------------------------------------------------- the clocks
 
@@ -130,8 +156,8 @@ class Program:
         clock[:] = map(max, clock, other)
 
     def wait(self, stream):
-        note(f"the host waits for {stream}")
-        pending.synchronize(stream.number, stream.device)
+        self.say(f"the host waits for {stream}")
+        self.on(stream, pending.synchronize, stream.number, stream.device)
         self.merge(self.host, self.clocks[stream.index])
 
     def wait_for(self, accesses):
@@ -156,12 +182,12 @@ class Program:
         if fill:
             memory.value = FIRST_VALUE + self.n_fills % N_VALUES
             self.n_fills += 1
-            note(f"{who} fills {memory} with {memory.value:#x} on {stream}")
-            pending.fill_later(stream.number, memory.pointer, memory.value, stream.device)
+            self.say(f"{who} fills {memory} with {memory.value:#x} on {stream}")
+            self.on(stream, pending.fill_later, stream.number, memory.pointer, memory.value, stream.device)
             memory.filled, memory.reads = access, []
         else:
-            note(f"{who} reads {memory} on {stream}: {memory.value:#x}")
-            seen = pending.read_later(stream.number, memory.pointer, stream.device)
+            self.say(f"{who} reads {memory} on {stream}: {memory.value:#x}")
+            seen = self.on(stream, pending.read_later, stream.number, memory.pointer, stream.device)
             self.reads.append((f"{who} on {stream}, reading {memory}", seen, memory.value))
             memory.reads.append(access)
         if hold is not None:
@@ -195,10 +221,20 @@ class Program:
             self.acquire(number, number // 2, number)
         return self.choose(self.holds, number)
 
-    def streams_for(self, device, elsewhere=True):
+    def streams_for(self, device, of_any_device=True):
         """1 and 2 mean the streams of the array's device; a handle may be of another one."""
         return [stream for stream in self.streams
-                if stream.device == device or (elsewhere and stream.has_handle)]
+                if stream.device == device or (of_any_device and stream.has_handle)]
+
+    @staticmethod
+    def may_be_taken_elsewhere(memory):
+        """What another library says of its per-thread stream can be used on that thread alone; and whoever has to be
+        waited for, by the program, on the thread that waits."""
+        return memory.handle is not None or not (memory.stream.is_per_thread or memory.tells == READY)
+
+    def streams_of_consumers(self, memory):
+        return [stream for stream in self.streams_for(memory.device)
+                if not stream.is_elsewhere or self.may_be_taken_elsewhere(memory)]
 
     def lend(self, source, device, stream):
         """Another library makes an array and fills it."""
@@ -208,11 +244,12 @@ class Program:
             stream = self.stream_of(emulated.LEGACY, device)
         else:
             among = self.streams_for(device, source == "interface-v3")
-            stream = self.choose([one for one in among if source != "table" or one.kind != "legacy"], stream)
+            among = [one for one in among if not one.is_elsewhere and (source != "table" or one.kind != "legacy")]
+            stream = self.choose(among, stream)
         loan = loans.Loan(source, stream.number, device=device, pending=False)
         memory = Memory(f"array {self.n_memories}", source, tells, stream, device, loan.pointer, loans.NEW[0])
         memory.loan, memory.object = loan, loan.give()
-        note(f"{memory}: {source} on device {device}, whose owner works on {stream}")
+        self.say(f"{memory}: {source} on device {device}, whose owner works on {stream}")
         self.n_memories += 1
         self.loans.append(memory)
         self.memories.append(memory)
@@ -226,13 +263,14 @@ class Program:
         if kind == "WRAPPED":
             loan = loans.Loan("interface-v3-no-stream", device=device, pending=False)
             handle = self.arrays.wrap(loan.pointer, (4,), None, "float32", (2, device), 0, loan.give())
-            assert self.arrays.set_stream(handle, stream.number, -1) == "OK"
+            assert self.on(stream, self.arrays.set_stream, handle, stream.number, -1) == "OK"
         else:
-            handle = self.arrays.new_handle((4,), "float32", getattr(self.arrays, kind), device, stream.number)
+            handle = self.on(stream, self.arrays.new_handle, (4,), "float32", getattr(self.arrays, kind), device,
+                             stream.number)
         memory = Memory(name, kind, KNOWN, stream, device, self.arrays.describe(handle)["pointer"], None)
         memory.module, memory.handle, memory.object = self.arrays, handle, self.arrays.give(handle)
         memory.loan = loan
-        note(f"{memory}: {kind} of cai's own on device {device}, with {stream}")
+        self.say(f"{memory}: {kind} of cai's own on device {device}, with {stream}")
         self.n_memories += 1
         self.memories.append(memory)
         if loan is not None:
@@ -263,10 +301,12 @@ class Program:
 
     # ------------------------------------------------------------------------------------------- borrowing and keeping
 
-    def told(self, memory, module):
-        """The stream that a module is told, for which it takes that of an array's owner. Of another module's array, it
-        cannot know whose per-thread stream is meant."""
-        is_hidden = memory.stream.kind == "per-thread" and memory.module not in (None, module)
+    def told(self, memory, module, consumer=None):
+        """The stream that a module finds to be the owner's, on the consumer's thread. Of a per-thread stream, only the
+        module that made the array knows whose it is; legacy waits for all of them."""
+        is_elsewhere = consumer is not None and consumer.is_elsewhere
+        is_hidden = memory.module is not None and memory.stream.is_per_thread and (
+            memory.module is not module or memory.stream.is_elsewhere != is_elsewhere)
         return self.stream_of(emulated.LEGACY, memory.device) if is_hidden or memory.tells == ASKED else memory.stream
 
     def order_in(self, memory, how, stream, module):
@@ -283,12 +323,15 @@ class Program:
     def acquire(self, memory, how, stream):
         memory = self.choose_memory(memory)
         how = self.choose(("wait", "adopt", "wait", "block", "none"), how)
-        stream = self.choose(self.streams_for(memory.device), stream)
+        stream = self.choose(self.streams_of_consumers(memory), stream)
         self.tell_tables(memory)
         name = f"view {self.n_holds}"
         self.n_holds += 1
-        note(f"{name} = acquire({memory}, {stream if how == 'wait' else how})")
-        view = self.probe.acquire(self.take(memory), stream.number if how == "wait" else how, {})
+        self.say(f"{name} = acquire({memory}, {stream if how == 'wait' else how})")
+        if how == "wait":
+            view = self.on(stream, self.probe.acquire, self.take(memory), stream.number, {})
+        else:
+            view = self.probe.acquire(self.take(memory), how, {})
         stream = self.order_in(memory, how, stream, self.probe)
         if memory.tells != READY and how in ("wait", "adopt"):
             assert view.describe()["stream"] == stream.number
@@ -299,13 +342,16 @@ class Program:
     def keep(self, memory, how, stream, second):
         memory = self.choose_memory(memory)
         how = self.choose(("wait", "adopt", "wait", "block", "none"), how)
-        stream = self.choose(self.streams_for(memory.device), stream)
+        stream = self.choose(self.streams_of_consumers(memory), stream)
         module = self.choose((self.arrays, self.second), second)
         self.tell_tables(memory)
         name = f"kept {self.n_holds}"
         self.n_holds += 1
-        note(f"{name} = keep({memory}, {stream if how == 'wait' else how}) in {module.__name__}")
-        handle = module.keep(self.take(memory), stream.number if how == "wait" else how)
+        self.say(f"{name} = keep({memory}, {stream if how == 'wait' else how}) in {module.__name__}")
+        if how == "wait":
+            handle = self.on(stream, module.keep, self.take(memory), stream.number)
+        else:
+            handle = module.keep(self.take(memory), how)
         stream = self.order_in(memory, how, stream, module)
         self.holds.append(Hold(name, memory, stream, how, None, handle, module))
 
@@ -321,29 +367,27 @@ class Program:
             self.tell_of(self.choose(kept, hold))
 
     def tell_of(self, hold):
-        note(f"used_on({hold}, {hold.stream})")
-        assert hold.module.used_on(hold.handle, hold.stream.number) == "OK"
+        self.say(f"used_on({hold}, {hold.stream})")
+        assert self.on(hold.stream, hold.module.used_on, hold.handle, hold.stream.number) == "OK"
         if hold.memory.tells == KNOWN:
             self.put_before(hold.stream, hold.memory.stream)
         hold.is_used = False
 
     def end(self, hold, thread):
-        """The holder gives the array back, perhaps on another thread."""
-        self.end_of(self.choose_hold(hold), thread % 4 == 1)
+        """The holder gives the array back, on its own thread or any other."""
+        self.end_of(self.choose_hold(hold), self.choose(ENDS, thread))
 
-    def end_of(self, hold, elsewhere=False):
+    def end_of(self, hold, where=ITS_THREAD):
         self.holds.remove(hold)
         if hold.handle is not None and hold.is_used:
             self.tell_of(hold)
         if hold.how not in ("wait", "adopt", "export") or hold.memory.tells == READY:
             self.give_up_order(hold)
-        note(f"{hold} ends{' on another thread' if elsewhere else ''}")
+        self.say(f"{hold} ends on {where}")
         if hold.handle is not None:
-            self.release(hold.module, hold.handle, elsewhere)
-        elif elsewhere:
-            self.on_another_thread(hold.end)
+            self.release(hold.module, hold.handle, where == NEW_THREAD)
         else:
-            assert hold.end() in ("OK", None)
+            assert self.run_on(where, hold.stream, hold.end) in ("OK", None)
         if hold.how in ("wait", "adopt") and hold.handle is None and hold.memory.tells in (KNOWN, SILENT):
             self.put_before(hold.stream, hold.memory.stream)
 
@@ -355,19 +399,17 @@ class Program:
                 self.wait_for([access])
 
     @staticmethod
-    def release(module, handle, elsewhere):
-        if elsewhere:
+    def release(module, handle, on_new_thread):
+        if on_new_thread:
             module.release_on_thread(handle, False)
         else:
             module.release(handle)
 
-    @staticmethod
-    def on_another_thread(function):
-        answers = []
-        thread = threading.Thread(target=lambda: answers.append(function()))
-        thread.start()
-        thread.join()
-        assert answers in (["OK"], [None])
+    def run_on(self, where, stream, function):
+        if where == NEW_THREAD:
+            with concurrent.futures.ThreadPoolExecutor(1) as executor:
+                return executor.submit(function).result()
+        return self.on(stream, function) if where == ITS_THREAD else function()
 
     def call(self, first, second, how, stream, fill):
         """Several arguments as one call, whose body accesses each of them on the launch stream."""
@@ -376,7 +418,9 @@ class Program:
                   not (one.source in TABLES and other.source in TABLES)]
         arguments = [one] + ([self.choose(others, second)] if others else [])
         waits = how % 2
-        stream = self.choose(self.streams_for(one.device), stream)
+        among = [consumers for consumers in self.streams_of_consumers(one)
+                 if not consumers.is_elsewhere or all(map(self.may_be_taken_elsewhere, arguments))]
+        stream = self.choose(among, stream)
         if not waits:
             told = [self.told(argument, self.probe) for argument in arguments if argument.tells == KNOWN]
             stream = told[0] if told else self.stream_of(emulated.LEGACY, one.device)
@@ -384,7 +428,7 @@ class Program:
             self.tell_tables(argument)
         hold = Hold(f"call {self.n_holds}", None, stream, "wait", None)
         self.n_holds += 1
-        note(f"{hold}: call({', '.join(map(str, arguments))}, {stream if waits else 'adopt'})")
+        self.say(f"{hold}: call({', '.join(map(str, arguments))}, {stream if waits else 'adopt'})")
 
         def body(description):
             assert description["stream"] == stream.number
@@ -397,7 +441,8 @@ class Program:
                     self.wait_for(argument.conflicts(True))
 
         objects = tuple(self.take(argument) for argument in arguments)
-        self.probe.call(objects, ({},) * len(objects), stream.number if waits else "adopt", body)
+        self.on(stream, self.probe.call, objects, ({},) * len(objects),
+                stream.number if waits else "adopt", body)
         for argument in arguments:
             if argument.tells in (KNOWN, SILENT):
                 self.put_before(stream, argument.stream)
@@ -412,16 +457,17 @@ class Program:
         name, shown, end = f"export {self.n_holds}", memory.object, None
         self.n_holds += 1
         if how == "interface":
-            note(f"{name} = {memory}.__cuda_array_interface__")
-            assert shown.__cuda_array_interface__["stream"] == memory.stream.number
+            self.say(f"{name} = {memory}.__cuda_array_interface__")
+            assert shown.__cuda_array_interface__["stream"] == self.told(memory, self.arrays).number
             self.join(memory.stream, stream)
             end = [shown].clear  # the consumer keeps the object alive
         elif how == "dlpack":
-            note(f"{name} = {memory}.__dlpack__({stream})")
-            end = Capsule(shown.__dlpack__(stream=stream.number, max_version=(1, 3))).consume()
+            self.say(f"{name} = {memory}.__dlpack__({stream})")
+            capsule = self.on(stream, lambda: shown.__dlpack__(stream=stream.number, max_version=(1, 3)))
+            end = Capsule(capsule).consume()
             self.put_before(memory.stream, stream)
         else:
-            note(f"{name} = {memory} by the exchange table")
+            self.say(f"{name} = {memory} by the exchange table")
             stream = self.stream_of(emulated.LEGACY, memory.device)
             with emulated.current_device(memory.device):
                 end = Capsule(self.arrays.table_give(shown)).consume()
@@ -434,23 +480,23 @@ class Program:
         stream = self.choose(self.streams_for(memory.device), stream)
         self.join(memory.stream, stream)
         self.access(memory, stream, fill % 2)
-        note(f"used_on({memory}, {stream})")
-        assert self.arrays.used_on(memory.handle, stream.number) == "OK"
+        self.say(f"used_on({memory}, {stream})")
+        assert self.on(stream, self.arrays.used_on, memory.handle, stream.number) == "OK"
         self.put_before(stream, memory.stream)
 
     def tell_owner(self, memory, stream):
         """C says that its array was used on a stream, whoever did so."""
         memory = self.choose_own(memory)
         stream = self.choose(self.streams_for(memory.device), stream)
-        note(f"used_on({memory}, {stream})")
-        assert self.arrays.used_on(memory.handle, stream.number) == "OK"
+        self.say(f"used_on({memory}, {stream})")
+        assert self.on(stream, self.arrays.used_on, memory.handle, stream.number) == "OK"
         self.put_before(stream, memory.stream)
 
     def set_stream(self, memory, stream):
         memory = self.choose_own(memory)
         stream = self.choose(self.streams_for(memory.device, False), stream)
-        note(f"set_stream({memory}, {stream})")
-        assert self.arrays.set_stream(memory.handle, stream.number, -1) == "OK"
+        self.say(f"set_stream({memory}, {stream})")
+        assert self.on(stream, self.arrays.set_stream, memory.handle, stream.number, -1) == "OK"
         self.put_before(memory.stream, stream)
         memory.stream = stream
 
@@ -460,29 +506,38 @@ class Program:
         """The program lets go of an array. It goes back when nobody holds it any more."""
         self.drop_it(self.choose_memory(memory), thread % 4 == 1)
 
-    def drop_it(self, memory, elsewhere=False):
+    def drop_it(self, memory, on_new_thread=False):
         self.memories.remove(memory)
         if memory.tells != KNOWN:  # its memory is used again without regard to its own stream
             self.wait_for(access for access in memory.conflicts(True) if access.by_owner)
-        note(f"{memory} is dropped{' on another thread' if elsewhere and memory.handle is not None else ''}")
+        self.say(f"{memory} is dropped{' on a new thread' if on_new_thread and memory.handle is not None else ''}")
         memory.object = None
         if memory.handle is not None:
             handle, memory.handle = memory.handle, None
-            self.release(memory.module, handle, elsewhere)
+            self.release(memory.module, handle, on_new_thread)
 
     def join(self, before, after):
         """The program's own order between two streams."""
         if before == after:
             return
-        note(f"the program orders {after} behind {before}")
-        event = c_void_p()
-        with emulated.current_device(before.device):
-            emulated.cuda("cudaEventCreateWithFlags", byref(event), c_uint(2))
-            emulated.cuda("cudaEventRecord", event, c_void_p(before.number))
-        with emulated.current_device(after.device):
-            emulated.cuda("cudaStreamWaitEvent", c_void_p(after.number), event, c_uint(0))
-        emulated.cuda("cudaEventDestroy", event)
+        self.say(f"the program orders {after} behind {before}")
+        event = self.on(before, self.record, before)
+        self.on(after, self.wait_for_event, after, event)
         self.put_before(before, after)
+
+    @staticmethod
+    def record(stream):
+        event = c_void_p()
+        with emulated.current_device(stream.device):
+            emulated.cuda("cudaEventCreateWithFlags", byref(event), c_uint(2))
+            emulated.cuda("cudaEventRecord", event, c_void_p(stream.number))
+        return event
+
+    @staticmethod
+    def wait_for_event(stream, event):
+        with emulated.current_device(stream.device):
+            emulated.cuda("cudaStreamWaitEvent", c_void_p(stream.number), event, c_uint(0))
+        emulated.cuda("cudaEventDestroy", event)
 
     def order(self, before, after):
         self.join(self.choose(self.streams, before), self.choose(self.streams, after))
@@ -492,7 +547,7 @@ class Program:
 
     def step(self, seed, steps):
         """Some of the pending work is done, in an order that the hardware might choose."""
-        note(f"{steps % 8 + 1} pieces of work, by seed {seed}")
+        self.say(f"{steps % 8 + 1} pieces of work, by seed {seed}")
         emulated.schedule(seed, steps % 8 + 1)
 
     def check(self):
@@ -506,7 +561,7 @@ class Program:
         for memory in list(self.memories):
             self.drop_it(memory)
         self.check()
-        note(f"all pending work, by seed {seed}")
+        self.say(f"all pending work, by seed {seed}")
         while emulated.schedule(seed, 1000):
             pass
         assert checks.Checks(self.probe).settle(lambda: all(map(self.came_back, self.loans)))

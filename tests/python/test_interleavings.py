@@ -6,7 +6,7 @@ CAI_INTERLEAVINGS is the number of programs for a long run of new ones; a usual 
 import os
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 import loans
@@ -31,8 +31,10 @@ programs = st.lists(st.lists(operations, max_size=12), max_size=12)
 
 @pytest.fixture
 def machine():
+    machine = Machine()
     with loans.torch_imported():
-        yield Machine()
+        yield machine
+    machine.end()
 
 
 @settings(max_examples=LONG or 300, derandomize=not LONG, database=None, deadline=None,
@@ -45,6 +47,7 @@ def test_any_program_sees_its_own_order(machine, parts, seed):
             getattr(program, name)(*(number // BASE**place % BASE for place in range(OPERATIONS[name])))
         program.finish(seed)
     except BaseException:
+        note("\n".join(program.said))
         program.abandon()
         machine.begin_again()
         raise
