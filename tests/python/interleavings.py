@@ -22,10 +22,9 @@ from outward import Capsule
 
 DEVICES = (0, 1)
 KINDS = ("legacy", "per-thread", "blocking", "non-blocking", "another non-blocking", "another thread's per-thread")
-ITS_THREAD, MAIN_THREAD, NEW_THREAD = "its own thread", "the main thread", "a new thread"
 TABLES = ("torch", "table", "table-null-stream")  # what they tell is one answer for all of them
 ONCE = (*loans.sources(ASKED), "capsule")  # given back when what was handed out ends, so that they are taken once
-ENDS = (ITS_THREAD, MAIN_THREAD, NEW_THREAD)  # where a use may end
+ENDS = ITS_THREAD, MAIN_THREAD, NEW_THREAD = "its own thread", "the main thread", "a new thread"
 OWN = ("DEVICE", "NO_POOL", "WRAPPED")
 
 FIRST_VALUE, N_VALUES = 0x23, 0x50  # of fills: none that has a meaning of its own
