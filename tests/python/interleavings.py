@@ -27,6 +27,7 @@ ONCE = (*loans.sources(ASKED), "capsule")  # given back when what was handed out
 ENDS = ITS_THREAD, MAIN_THREAD, NEW_THREAD = "its own thread", "the main thread", "a new thread"
 OWN = ("DEVICE", "NO_POOL", "WRAPPED")
 
+MAX_PROGRAMS = 200  # on one machine
 FIRST_VALUE, N_VALUES = 0x23, 0x50  # of fills: none that has a meaning of its own
 
 
@@ -101,8 +102,17 @@ class Machine:
                 number = loans.make_stream(kind.removeprefix("another ").removeprefix("thread's "), device)
                 self.streams.append(Stream(len(self.streams), kind, device, number))
 
+        self.n_programs = 0
+
+    def program(self):
+        """A new one. Nobody frees what the reads of programs were copied to."""
+        if self.n_programs == MAX_PROGRAMS:
+            self.begin_again()
+        self.n_programs += 1
+        return Program(self)
+
     def begin_again(self):
-        """After a program that did not end well. Nothing of the modules may outlive what the emulator has."""
+        """Also after a program that did not end well. Nothing of the modules may outlive what the emulator has."""
         self.end()
         self.__dict__.clear()
         gc.collect()

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 import loans
-from interleavings import Machine, Program
+from interleavings import Machine
 
 LONG = int(os.environ.get("CAI_INTERLEAVINGS", "0"))
 
@@ -41,7 +41,7 @@ def machine():
           suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink])
 @given(parts=programs, seed=st.integers(0, 2**32))
 def test_any_program_sees_its_own_order(machine, parts, seed):
-    program = Program(machine)
+    program = machine.program()
     try:
         for name, number in (operation for part in parts for operation in part):
             getattr(program, name)(*(number // BASE**place % BASE for place in range(OPERATIONS[name])))
