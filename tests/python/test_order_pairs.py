@@ -93,10 +93,10 @@ each_after_another_thread = pytest.mark.parametrize(
 
 
 @pytest.fixture(autouse=True)
-def note(pair, record_property):
+def note(pair, request):
     """What tests/tools/show_missing_order.py reads in the report."""
-    record_property("pair", str(pair))
-    record_property("ordered by", "hardware" if pair.by_hardware else "library")
+    by = "hardware" if pair.by_hardware else "library"
+    request.node.user_properties += [("pair", str(pair)), ("ordered by", by)]
     with loans.torch_imported():
         yield
 
