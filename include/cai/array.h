@@ -190,8 +190,10 @@ CAI_IMPL int32_t cai_impl_array_device(const cai_array_t *array)
 
 CAI_IMPL cai_stream_t cai_impl_array_stream(const cai_array_t *array)
 {
-    return cai_impl_is_own(array) ? cai_impl_own_stream(CAI_IMPL_BITS(const cai_impl_own_array_t *, array))
-                                  : array->stream;
+    if (cai_impl_is_own(array))
+        return cai_impl_own_stream(CAI_IMPL_BITS(const cai_impl_own_array_t *, array));
+    /* Whose per-thread stream is meant, only the maker knows; legacy waits for that of every thread. */
+    return array->stream == CAI_STREAM_PER_THREAD ? CAI_STREAM_LEGACY : array->stream;
 }
 
 /* ------------------------------------------------------------------------------------------------------- release --- */
