@@ -106,9 +106,9 @@ typedef struct cai_impl_own_array {
     cai_memory_t        memory;  /* CAI_IMPL_MEMORY_WRAPPED: `owner` has it */
     uint8_t             lock;    /* of stream, its owner and `foreign` */
     bool                foreign; /* somebody may use the memory on a stream that nobody told, or whose handle is gone */
-    bool                ordered_back; /* the stream is the owner's own: what is ordered there needs no wait */
+    bool                ordered_back;     /* the stream is the owner's own: what is ordered there needs no wait */
     bool                deletes_anywhere; /* the deleter calls no CUDA function, and waits for no lock of Python's */
-    void               *base;         /* what is freed; NULL: nothing was allocated */
+    void               *base;             /* what is freed; NULL: nothing was allocated */
     int32_t             home;   /* of pinned memory: the device whose streams 1 and 2 are meant; -1: the current one */
     pthread_t           thread; /* the maker's: CAI_STREAM_PER_THREAD is another stream on every other thread */
     void               *owner, *stream_owner;

@@ -258,13 +258,18 @@ CAI_IMPL cai_impl_result_t cai_impl_call_check_device(cai_impl_beginning_t *begi
     return CAI_IMPL_READ;
 }
 
-/* The device that a stream belongs to; the current one where the stream does not say. */
+/* The device that a stream belongs to; the current one where the stream does not say, or captures: then it must not be
+ * asked (measured). */
 CAI_IMPL_COLD cai_status_t cai_impl_call_stream_device(cai_stream_t stream, int32_t *device_id, cai_error_t *error)
 {
 #if !defined(CAI_NO_CUDA) && CAI_IMPL_HAS_STREAM_GET_DEVICE
     int          found = -1;
+    bool         capturing = false;
     cai_status_t status;
-    if (CAI_IMPL_BITS(uint64_t, stream) > 2) {
+    if (!cai_impl_is_number(stream)) {
+        status = cai_stream_is_capturing(stream, &capturing, error);
+        if (status != CAI_OK || capturing)
+            return status != CAI_OK ? status : cai_current_device(device_id, error);
         status = cai_cuda_status(CAI_CUDA(cudaStreamGetDevice)(stream, &found), "cudaStreamGetDevice", error);
         *device_id = found;
         return status;

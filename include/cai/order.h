@@ -49,6 +49,7 @@ typedef struct cai_impl_order_record {
     cai_order_mode_t  mode;
     bool              pinned;     /* memory that host code sees as soon as it is given back */
     bool              is_current; /* `device_id` is the current device whenever the record is used */
+    bool              captured;   /* both streams take part in one capture */
     int32_t           device_id;  /* whose 1 and 2 are meant; -1: the current device's */
     pthread_t         thread;     /* whose 2 is meant */
     cai_stream_t      producer, consumer;
@@ -75,16 +76,16 @@ CAI_IMPL cai_impl_before_t cai_impl_order_before(const cai_impl_order_record_t *
     if (record->mode == CAI_ORDER_BLOCK)
         return CAI_IMPL_BEFORE_HOST;
     return record->source == CAI_IMPL_SOURCE_ORDERED || record->producer == record->consumer ? CAI_IMPL_BEFORE_NOTHING
-                                                                                              : CAI_IMPL_BEFORE_EVENT;
+                                                                                             : CAI_IMPL_BEFORE_EVENT;
 }
 
 /* A producer whose stream is not known may hand the memory out again the moment it gets it back, and host code sees pinned
  * memory at once: both must find the consumer's work done. */
 CAI_IMPL uint32_t cai_impl_order_after(const cai_impl_order_record_t *record)
 {
-    const bool tells =
-        record->source == CAI_IMPL_SOURCE_STREAM || record->source == CAI_IMPL_SOURCE_SILENT; /* or is taken to */
-    uint32_t after = 0;
+    const bool tells = record->source == CAI_IMPL_SOURCE_STREAM ||
+                       record->source == CAI_IMPL_SOURCE_SILENT; /* or is taken to */
+    uint32_t   after = 0;
     if (record->mode != CAI_ORDER_WAIT && record->mode != CAI_ORDER_ADOPT)
         return 0;
     if (tells && record->producer != record->consumer)
@@ -165,7 +166,8 @@ CAI_API cai_status_t cai_order_streams(cai_order_pool_t *pool, cai_stream_t befo
 }
 
 /* Without CUDA, memory that has to be ordered at release must not be taken in the first place. */
-CAI_IMPL cai_status_t cai_impl_order_check(const cai_impl_order_record_t *record, cai_error_t *error)
+/* NOLINTNEXTLINE(readability-non-const-parameter): with CUDA the record is written to */
+CAI_IMPL cai_status_t cai_impl_order_check(cai_impl_order_record_t *record, cai_error_t *error)
 {
     return cai_impl_order_before(record) == CAI_IMPL_BEFORE_NOTHING && cai_impl_order_after(record) == 0
                ? CAI_OK
@@ -323,12 +325,13 @@ CAI_IMPL_COLD cai_status_t cai_impl_capture_refused(cai_stream_t before, cai_str
 /* -------------------------------------------------------------------------------------------- streams ordered ---- */
 
 /* The device of an event for `stream`, where `device_id` is most likely that: of a number it is, and of a handle, wherever
- * there is more than one device, it is asked. A record on a stream of another device than the event's fails. */
-CAI_IMPL cai_status_t cai_impl_event_device(cai_order_pool_t *pool, cai_stream_t stream, int32_t *device_id,
-                                            cai_error_t *error)
+ * there is more than one device, it is asked. A record on a stream of another device than the event's fails; in a capture
+ * it does not, and there a stream must not be asked either (both measured). */
+CAI_IMPL cai_status_t cai_impl_event_device(cai_order_pool_t *pool, cai_stream_t stream, bool captured,
+                                            int32_t *device_id, cai_error_t *error)
 {
 #if CAI_IMPL_HAS_STREAM_GET_DEVICE
-    if (!cai_impl_is_number(stream) && CAI_IMPL_UNLIKELY(cai_impl_pool_has_devices(pool))) {
+    if (!cai_impl_is_number(stream) && !captured && CAI_IMPL_UNLIKELY(cai_impl_pool_has_devices(pool))) {
         int                found = -1;
         const cai_status_t status =
             cai_cuda_status(CAI_CUDA(cudaStreamGetDevice)(stream, &found), "cudaStreamGetDevice", error);
@@ -338,15 +341,17 @@ CAI_IMPL cai_status_t cai_impl_event_device(cai_order_pool_t *pool, cai_stream_t
 #endif
     (void)pool;
     (void)stream;
+    (void)captured;
     return CAI_IMPL_LIKELY(*device_id >= 0) ? CAI_OK : cai_current_device(device_id, error);
 }
 
-/* Record on one stream and let the other wait. Captures have been looked at, and the device of a number is current. */
+/* Record on one stream and let the other wait. Captures have been looked at: `captured` tells that both are in one. The
+ * device of a number is current. */
 CAI_IMPL cai_status_t cai_impl_event_order(cai_order_pool_t *pool, cai_stream_t before, cai_stream_t after,
-                                           int32_t device_id, cai_error_t *error)
+                                           int32_t device_id, bool captured, cai_error_t *error)
 {
     cudaEvent_t  event;
-    cai_status_t status = cai_impl_event_device(pool, before, &device_id, error);
+    cai_status_t status = cai_impl_event_device(pool, before, captured, &device_id, error);
     if (CAI_IMPL_LIKELY(status == CAI_OK))
         status = cai_impl_event_take(pool, device_id, &event, error);
     if (CAI_IMPL_UNLIKELY(status != CAI_OK))
@@ -368,7 +373,7 @@ CAI_IMPL cai_status_t cai_impl_order_streams_here(cai_order_pool_t *pool, cai_st
         return status;
     if (CAI_IMPL_UNLIKELY(capture > CAI_IMPL_CAPTURE_SHARED))
         return cai_impl_capture_refused(before, after, capture, error);
-    return cai_impl_event_order(pool, before, after, device_id, error);
+    return cai_impl_event_order(pool, before, after, device_id, capture == CAI_IMPL_CAPTURE_SHARED, error);
 }
 
 CAI_API cai_status_t cai_order_streams(cai_order_pool_t *pool, cai_stream_t before, cai_stream_t after,
@@ -436,10 +441,10 @@ CAI_IMPL cai_status_t cai_impl_late_enqueue(cai_order_pool_t *pool, cai_stream_t
     cudaStream_t helper;
     cai_status_t status = cai_impl_helper_find(pool, device_id, stream, &helper, NULL);
     if (status == CAI_OK)
-        status = cai_impl_event_order(pool, stream, helper, device_id, NULL);
+        status = cai_impl_event_order(pool, stream, helper, device_id, false, NULL);
     if (status == CAI_OK)
-        status = cai_cuda_status(CAI_CUDA(cudaLaunchHostFunc)(helper, cai_impl_late_run, late), "cudaLaunchHostFunc",
-                                 NULL);
+        status =
+            cai_cuda_status(CAI_CUDA(cudaLaunchHostFunc)(helper, cai_impl_late_run, late), "cudaLaunchHostFunc", NULL);
     return status;
 }
 
@@ -483,7 +488,7 @@ CAI_IMPL_COLD cai_status_t cai_impl_order_refused(const cai_impl_order_record_t 
                          CAI_IMPL_CAST(void *, record->producer), CAI_IMPL_CAST(void *, record->consumer), who);
 }
 
-CAI_IMPL cai_status_t cai_impl_order_check_here(const cai_impl_order_record_t *record, cai_impl_before_t before,
+CAI_IMPL cai_status_t cai_impl_order_check_here(cai_impl_order_record_t *record, cai_impl_before_t before,
                                                 cai_error_t *error)
 {
     cai_impl_capture_t capture = CAI_IMPL_CAPTURE_NONE;
@@ -495,13 +500,14 @@ CAI_IMPL cai_status_t cai_impl_order_check_here(const cai_impl_order_record_t *r
     } else {
         status = cai_impl_capture_find(record->producer, record->consumer, &capture, error);
     }
+    record->captured = capture == CAI_IMPL_CAPTURE_SHARED;
     return status != CAI_OK || CAI_IMPL_LIKELY(capture <= CAI_IMPL_CAPTURE_SHARED)
                ? status
                : cai_impl_order_refused(record, capture, error);
 }
 
 /* Whether captures allow the order before the consumer's work. Touches no stream. */
-CAI_IMPL cai_status_t cai_impl_order_check(const cai_impl_order_record_t *record, cai_error_t *error)
+CAI_IMPL cai_status_t cai_impl_order_check(cai_impl_order_record_t *record, cai_error_t *error)
 {
     const cai_impl_before_t before = cai_impl_order_before(record);
     cai_device_guard_t      guard;
@@ -527,7 +533,7 @@ CAI_IMPL cai_status_t cai_impl_order_make(cai_order_pool_t *pool, const cai_impl
     status = cai_impl_record_guard_enter(&guard, record, error);
     if (CAI_IMPL_UNLIKELY(status != CAI_OK))
         return status;
-    status = cai_impl_event_order(pool, record->producer, record->consumer, record->device_id, error);
+    status = cai_impl_event_order(pool, record->producer, record->consumer, record->device_id, record->captured, error);
     left = cai_device_guard_leave(&guard, status == CAI_OK ? error : NULL);
     return status != CAI_OK ? status : left;
 }
@@ -561,7 +567,8 @@ CAI_IMPL cai_impl_rest_t cai_impl_order_back_here(cai_order_pool_t *pool, const 
     if (CAI_IMPL_UNLIKELY(capture == CAI_IMPL_CAPTURE_FIRST || capture == CAI_IMPL_CAPTURE_DIFFERENT))
         return record->consumer == CAI_STREAM_LEGACY ? CAI_IMPL_REST_DEVICE : CAI_IMPL_REST_NOTHING;
     if (waits && capture != CAI_IMPL_CAPTURE_SECOND)
-        *status = cai_impl_event_order(pool, record->consumer, record->producer, record->device_id, error);
+        *status = cai_impl_event_order(pool, record->consumer, record->producer, record->device_id,
+                                       capture == CAI_IMPL_CAPTURE_SHARED, error);
     if (CAI_IMPL_UNLIKELY(capture == CAI_IMPL_CAPTURE_SHARED))
         return CAI_IMPL_REST_NOTHING;
     if (CAI_IMPL_UNLIKELY(*status != CAI_OK) || (after & CAI_IMPL_AFTER_HOST) != 0)

@@ -291,7 +291,7 @@ CAI_IMPL cai_status_t cai_impl_helper_find(cai_order_pool_t *pool, int32_t devic
 {
     /* Handles are addresses of structs, whose lowest bits are alike. */
     const size_t  which = (CAI_IMPL_BITS(uintptr_t, stream) >> 6 ^ CAI_IMPL_BITS(uintptr_t, stream)) %
-                         CAI_IMPL_POOL_HELPERS;
+                          CAI_IMPL_POOL_HELPERS;
     cudaStream_t *place = &pool->devices[device_id].helpers[which], fresh;
     cai_status_t  status;
     *helper = __atomic_load_n(place, __ATOMIC_ACQUIRE);

@@ -318,6 +318,9 @@ static cudaError_t get_device(cudaStream_t handle, int *device)
     if (error == cudaSuccess && device == NULL) {
         error = cudaErrorInvalidValue;
     }
+    if (error == cudaSuccess && stream->capture != NULL) {
+        error = cudaErrorStreamCaptureUnsupported;
+    }
     if (error == cudaSuccess) {
         *device = stream->device;
     }

@@ -262,6 +262,9 @@ def cuda():
     return Runtime()
 
 
+_NOTHING = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda data: None)
+
+
 class Delays:
     """Kernels that take long; arguments as in delays.cu."""
 
@@ -278,12 +281,14 @@ class Delays:
                                           ctypes.c_longlong(n), ctypes.c_double(milliseconds)) == 0
 
     def warm_up(self, cuda):
-        """Launch each kernel on each device: the first launch loads it, which may wait for the device."""
+        """Launch each kernel, and have the host called, on each device: the first time loads and makes things, which takes
+        long and may wait for the device."""
         for device in range(cuda.number("cudaGetDeviceCount")):
             cuda.set_device(device)
             pointer = cuda.allocate(8)
             self.fill(1, pointer, 1, 0.0, 0.0)
             self.copy(1, pointer + 4, pointer, 1, 0.0)
+            cuda.call("cudaLaunchHostFunc", ctypes.c_void_p(1), _NOTHING, None)
             cuda.synchronize(1)
             cuda.free(pointer)
         cuda.set_device(0)

@@ -130,7 +130,8 @@ def by_numba(request, stream, device):
 
 
 def by_cai(request, stream, device):
-    array = arrays.new((N,), "float32", arrays.DEVICE, device, stream)
+    """Not from the pool, whose memory the other device does not reach."""
+    array = arrays.new((N,), "float32", arrays.NO_POOL, device, stream)
     return Source(array, array.ptr)
 
 
@@ -478,6 +479,7 @@ def test_an_array_of_device_1_is_exported_whichever_device_is_current(two_gpus, 
     with current(cuda, now):
         capsule = array.__dlpack__(stream=theirs, max_version=(1, 3))
     assert cuda.busy(mine), "exporting waited on the host"
+    cuda.set_device(1)
     cuda.copy_out(seen, array.ptr, theirs)
     cuda.synchronize(theirs)
     assert set(seen.tolist()) == {5.0}

@@ -617,9 +617,9 @@ Test(order, pitfall_50_there_and_back_calls_what_it_must)
     for (size_t i = 0; i < UNIT_COUNT(rows); i++) {
         cai_order_pool_t       *pool = cai_order_pool_new(NULL);
         const cudaStream_t      producer = rows[i].legacy ? cudaStreamLegacy : unit_stream(cudaStreamNonBlocking);
-        cai_impl_order_record_t record = make_record(CAI_IMPL_SOURCE_STREAM, CAI_ORDER_WAIT, producer,
-                                                     unit_stream(cudaStreamNonBlocking), 0);
-        cai_status_t            status;
+        cai_impl_order_record_t record =
+            make_record(CAI_IMPL_SOURCE_STREAM, CAI_ORDER_WAIT, producer, unit_stream(cudaStreamNonBlocking), 0);
+        cai_status_t status;
         record.is_current = rows[i].is_current;
         cr_assert_eq(emulator_set_device_count(rows[i].devices), 0);
         for (int round = 0; round < 2; round++) {
@@ -689,8 +689,8 @@ Test(order, pitfall_56_what_a_release_leaves_to_do)
         const cai_impl_rest_t expected = (row->after & WAIT) != 0   ? CAI_IMPL_REST_STREAM
                                          : (row->after & LATE) != 0 ? CAI_IMPL_REST_LATE
                                                                     : CAI_IMPL_REST_NOTHING;
-        int         *target = new_int();
-        cai_status_t status = CAI_ERROR_MEMORY;
+        int                  *target = new_int();
+        cai_status_t          status = CAI_ERROR_MEMORY;
         unit_write_late(consumer, target);
         cr_expect_eq(cai_impl_order_back(pool, &record, &status, NULL), expected, "%s", row->name);
         cr_expect_eq(status, CAI_OK, "%s", row->name);
@@ -722,8 +722,7 @@ Test(order, pitfall_51_there_and_back_within_one_capture)
             cai_order_pool_t       *pool = cai_order_pool_new(NULL);
             const cudaStream_t      origin = unit_stream(cudaStreamNonBlocking);
             const cudaStream_t      joined = unit_stream(cudaStreamNonBlocking);
-            cai_impl_order_record_t record =
-                make_record((cai_impl_source_t)source, CAI_ORDER_WAIT, origin, joined, 0);
+            cai_impl_order_record_t record = make_record((cai_impl_source_t)source, CAI_ORDER_WAIT, origin, joined, 0);
             int            *there = new_int(), *seen_there = new_int(), *back = new_int(), *seen_back = new_int();
             cudaGraph_t     graph = NULL;
             cudaGraphExec_t executable = NULL;
@@ -787,8 +786,8 @@ Test(order, pitfall_51_release_beside_a_capture)
             cai_status_t            status = CAI_ERROR_MEMORY;
             char                    name[96];
             make_streams(streams);
-            record = make_record(rows[i].source, CAI_ORDER_WAIT, streams[rows[i].producer], streams[rows[i].consumer],
-                                 0);
+            record =
+                make_record(rows[i].source, CAI_ORDER_WAIT, streams[rows[i].producer], streams[rows[i].consumer], 0);
             snprintf(name, sizeof(name), "%s captures, %s", rows[i].name, capture_modes[mode].name);
             UNIT_CUDA(cudaStreamBeginCapture(streams[rows[i].capturing], capture_modes[mode].mode));
             cr_expect_eq(cai_impl_order_back(pool, &record, &status, NULL), rows[i].rest, "%s", name);
@@ -856,14 +855,17 @@ Test(order, pitfall_52_per_thread_streams_are_named_for_the_thread)
         uint64_t producer, consumer, named_producer, named_consumer;
         bool     renamed;
     } rows[] = {
-        {1, 0x5000, 1, 0x5000, false}, {2, 0x5000, 1, 0x5000, false}, {0x5000, 2, 0x5000, 1, true},
-        {2, 2, 1, 1, true},            {1, 2, 1, 1, true},
+        {1, 0x5000, 1, 0x5000, false},
+        {2, 0x5000, 1, 0x5000, false},
+        {0x5000, 2, 0x5000, 1, true},
+        {2, 2, 1, 1, true},
+        {1, 2, 1, 1, true},
     };
     for (size_t i = 0; i < UNIT_COUNT(rows); i++) {
         naming_t  here, there;
         pthread_t thread;
-        here.record = make_record(CAI_IMPL_SOURCE_STREAM, CAI_ORDER_WAIT, handle(rows[i].producer),
-                                  handle(rows[i].consumer), 0);
+        here.record =
+            make_record(CAI_IMPL_SOURCE_STREAM, CAI_ORDER_WAIT, handle(rows[i].producer), handle(rows[i].consumer), 0);
         here.record.thread = pthread_self();
         there = here;
         (void)name_streams(&here);
