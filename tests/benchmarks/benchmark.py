@@ -1,13 +1,13 @@
 """The benchmark itself, in the interpreter that set_up.py chose: builds the modules, times the cases, reports."""
 
 import argparse
-import contextlib
 import os
 import sys
 from pathlib import Path
 
 import build
 import cases
+import instructions
 import libraries
 import measure
 import report
@@ -29,7 +29,7 @@ def parse_arguments(arguments):
     parser.add_argument("--json", metavar="FILE", help="write one record for each case and library")
     parser.add_argument("--chart", metavar="FILE", help="draw the cases that have goals (needs matplotlib)")
     parser.add_argument("--goals", action="store_true", help="say which goals are met; a missed one is no error")
-    parser.add_argument("--repeats", type=int, default=15, metavar="N", help="results for each median (15)")
+    parser.add_argument("--repeats", type=int, default=41, metavar="N", help="results for each median (41)")
     parser.add_argument("--list", action="store_true", help="print the names of the cases and stop")
     parser.add_argument(
         "--instructions",
@@ -39,6 +39,7 @@ def parse_arguments(arguments):
     )
     parser.add_argument("--keep", action="store_true", help="with --instructions: keep the new counts")
     parser.add_argument("--python", metavar="PATH", help="the interpreter to use (3.10 or newer), with its libraries")
+    parser.add_argument("--marked", metavar="FILE", help=argparse.SUPPRESS)  # what --instructions runs in valgrind
     options = parser.parse_args(arguments)
     try:
         options.chosen = cases.matching(options.cases)
@@ -51,8 +52,8 @@ def runtime():
     return find_cuda.look(Path(os.environ["CAI_CUDART_ROOT"]))
 
 
-def build_modules(builder):
-    """Every module, or the reason why it cannot be had. Without floor and cai there is nothing to do."""
+def build_modules(builder, wanted=("floor", "cai", "nanobind", "pybind11", "tvm-ffi")):
+    """The modules, or the reason why one cannot be had. Without floor and cai there is nothing to do."""
     import_file = {
         name: (lambda path, name=name: build.load(name, path))
         for name in ("floor", "consumer", "nanobind_peer", "pybind11_peer")
@@ -65,7 +66,8 @@ def build_modules(builder):
         "tvm-ffi": ("tvm_ffi_peer", build.tvm_ffi_recipe),
     }
     modules = {}
-    for library, (name, recipe) in recipes.items():
+    for library in wanted:
+        name, recipe = recipes[library]
         try:
             path = builder.module(name, recipe())
             modules[library] = import_file.get(name, load_tvm_ffi)(path)
@@ -99,10 +101,35 @@ def time_all(here, builder, options):
         yield from time_minimal(builder, minimal, min(3, options.repeats))
 
 
+def count_instructions(options, cuda):
+    """Compare with the counts that are kept. 1 if cai takes more than it did, by the same versions."""
+    found = report.versions(cuda, ("numpy", "torch"))
+    try:
+        counts = instructions.count([case.name for case in instructions.countable(options.chosen)])
+    except measure.Cannot as reason:
+        print(f"error: {reason}", file=sys.stderr)
+        return 1
+    kept = instructions.read_kept()
+    lines, worse = instructions.compare(counts, kept["counts"])
+    print(f"{'case':24} {'floor':>8} {'cai':>8} {'kept':>8} {'change':>8}", *lines, sep="\n")
+    if kept["versions"] != found:
+        print(f"the kept counts are of other versions: {kept['versions']}; here: {found}")
+        worse = False
+    if options.keep:
+        instructions.keep(counts, found)
+    return int(worse)
+
+
 def main(arguments):
     options = parse_arguments(arguments)
     cuda = runtime()
     builder = build.Builder(os.environ["CAI_BENCHMARK_BUILD"], cuda)
+    if options.marked or options.instructions:
+        here = world.World(build_modules(builder, instructions.LIBRARIES))
+        if options.instructions:
+            return count_instructions(options, cuda)
+        instructions.run_marked(here, options.chosen, options.marked)
+        return 0
     here = world.World(build_modules(builder))
     records = []
     print(report.HEADING, flush=True)

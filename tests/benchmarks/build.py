@@ -27,9 +27,8 @@ class Builder:
         self.cuda = cuda
 
     def _compiler(self, source):
-        variable, usual, standard = (
-            ("CC", "cc", "-std=c11") if source.suffix == ".c" else ("CXX", "c++", "-std=c++17")
-        )
+        is_c = source.suffix == ".c"
+        variable, usual, standard = ("CC", "cc", "-std=c11") if is_c else ("CXX", "c++", "-std=c++17")
         return [*shlex.split(os.environ.get(variable, usual)), standard]
 
     def compile_command(self, source, target, includes):

@@ -22,6 +22,7 @@ PRODUCERS = {
     producer.name: producer
     for producer in [
         Producer("numpy", "host", "buffer"),
+        Producer("numpy-derived", "host", "buffer"),  # of a subclass, so that its C layout says nothing
         Producer("array.array", "host", "buffer", (1,)),
         Producer("torch-cpu", "host", "exchange"),
         Producer("jax-cpu", "host", "buffer"),
@@ -88,7 +89,7 @@ CASES = [
     Case("noop", "noop"),
     *(case for producer in PRODUCERS.values() for case in _takes(producer)),
     *(
-        Case(f"{name}-view", "view", name, PRODUCERS[name].memory)
+        Case(f"{name}-1-view", "view", name, PRODUCERS[name].memory)
         for name in ("numpy", "torch-cpu", "torch-cuda", "cupy", "dict")
     ),
     Case("mix", "mix", "", "cuda", 3),
@@ -122,12 +123,19 @@ class Goal:
 
 GOALS = [
     Goal("numpy-1", 0.55),
+    Goal("numpy-1-view", 0.55),
     Goal("numpy-3", 0.5),
+    Goal("numpy-derived-1", 1.1),
+    Goal("numpy-derived-3", 1.2),
+    Goal("jax-cpu-1", 1.1),
+    Goal("jax-cpu-3", 1.2),
     Goal("array.array-1", 1.1),
     Goal("array.array-3", 1.2),
     Goal("torch-cpu-1", 1.1),
+    Goal("torch-cpu-1-view", 1.1),
     Goal("torch-cpu-3", 1.1),
     Goal("torch-cuda-1", 1.1),
+    Goal("torch-cuda-1-view", 1.1),
     Goal("torch-cuda-3", 1.1),
     Goal("dict-1", 0.95),
     Goal("cupy-1", 1.0),

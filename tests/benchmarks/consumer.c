@@ -124,11 +124,10 @@ static PyObject *wrap(PyObject *module, void *memory, int32_t device_type, PyObj
 {
     static float       zeros[64];
     int64_t            shape[2] = {8, 8}, strides[2] = {8, 1};
-    const cai_tensor_t tensor = {
-        memory == NULL ? zeros : memory, {device_type, 0}, 2, CAI_FLOAT32, shape, strides, 0};
-    cai_error_t  error;
-    cai_state_t *state = cai_module_state(module);
-    cai_array_t *array = cai_array_wrap(cai_state_pool(state), &tensor, CAI_FREE_IN_ORDER, NULL, NULL, &error);
+    const cai_tensor_t tensor = {memory == NULL ? zeros : memory, {device_type, 0}, 2, CAI_FLOAT32, shape, strides, 0};
+    cai_error_t        error;
+    cai_state_t       *state = cai_module_state(module);
+    cai_array_t       *array = cai_array_wrap(cai_state_pool(state), &tensor, CAI_FREE_IN_ORDER, NULL, NULL, &error);
     return hand_out(state, array, like, &error);
 }
 
@@ -188,12 +187,12 @@ static PyObject *use_cuda(PyObject *module, PyObject *const *args, Py_ssize_t na
     Py_RETURN_NONE;
 }
 
-#define FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL},
+#define FAST(name)                       {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL},
 #define FAST_1_AND_3(name, wants, order) FAST(name##_1) FAST(name##_3)
 
 static PyMethodDef methods[] = {
-    TAKERS(FAST_1_AND_3) FAST(host_view) FAST(cuda_view) FAST(noop) FAST(use_cuda)
-    {"same_host", same_host, METH_O, NULL},
+    TAKERS(FAST_1_AND_3) FAST(host_view) FAST(cuda_view) FAST(noop)
+        FAST(use_cuda){"same_host", same_host, METH_O, NULL},
     {"same_cuda", same_cuda, METH_O, NULL},
     {"array_host", array_host, METH_NOARGS, NULL},
     {"array_cuda", array_cuda, METH_NOARGS, NULL},
@@ -213,14 +212,9 @@ static int module_exec(PyObject *module)
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)(uintptr_t)module_exec}, {0, NULL}};
 
 static PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "consumer",
-    .m_size = sizeof(module_state_t),
-    .m_methods = methods,
-    .m_slots = slots,
-    .m_traverse = cai_state_traverse,
-    .m_clear = cai_state_clear,
-    .m_free = cai_state_free,
+    PyModuleDef_HEAD_INIT,      .m_name = "consumer",     .m_size = sizeof(module_state_t),
+    .m_methods = methods,       .m_slots = slots,         .m_traverse = cai_state_traverse,
+    .m_clear = cai_state_clear, .m_free = cai_state_free,
 };
 
 PyMODINIT_FUNC PyInit_consumer(void)

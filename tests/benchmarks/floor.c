@@ -9,7 +9,7 @@
 enum { SHAPE, TYPESTR, DATA, VERSION, STRIDES, STREAM, N_FIELDS };
 
 /* A benchmark's module is loaded once, so that what it keeps may be static. */
-static PyObject                    *fields[N_FIELDS], *interface_name, *dlpack_name, *dlpack_keywords, *minus_one, *one, *newest;
+static PyObject *fields[N_FIELDS], *interface_name, *dlpack_name, *dlpack_keywords, *minus_one, *one, *newest;
 static const cai_dlpack_exchange_t *table; /* torch's */
 static cudaStream_t                 consumer;
 static cudaEvent_t                  event;
@@ -156,8 +156,8 @@ static inline void order_work_stream_there(held_t *held)
 
 static inline void order_block(held_t *held)
 {
-    Py_BEGIN_ALLOW_THREADS
-    (void)cudaStreamSynchronize(held->stream);
+    Py_BEGIN_ALLOW_THREADS(void)
+    cudaStreamSynchronize(held->stream);
     Py_END_ALLOW_THREADS
 }
 
@@ -248,7 +248,8 @@ static PyObject *allocate_cuda(PyObject *module, PyObject *ignored)
 
 /* The least object that has the protocols: it describes memory that is never freed. */
 typedef struct {
-    PyObject_HEAD cai_tensor_t tensor;
+    PyObject_HEAD
+    cai_tensor_t tensor;
 } array_t;
 
 static PyTypeObject array_type;
@@ -302,11 +303,9 @@ static PyObject *array_interface(PyObject *self, void *version)
 {
     const cai_tensor_t *tensor = &((array_t *)self)->tensor;
     PyObject           *dict = PyDict_New();
-    PyObject           *values[] = {Py_BuildValue("(LL)", tensor->shape[0], tensor->shape[1]),
-                                    PyUnicode_FromString("<f4"),
-                                    Py_BuildValue("(NO)", PyLong_FromVoidPtr(tensor->data), Py_False),
-                                    PyLong_FromVoidPtr(version),
-                                    Py_NewRef(Py_None)};
+    PyObject *values[] = {Py_BuildValue("(LL)", tensor->shape[0], tensor->shape[1]), PyUnicode_FromString("<f4"),
+                          Py_BuildValue("(NO)", PyLong_FromVoidPtr(tensor->data), Py_False),
+                          PyLong_FromVoidPtr(version), Py_NewRef(Py_None)};
     for (int i = 0; i < STREAM; i++) {
         (void)PyDict_SetItem(dict, fields[i], values[i]);
         Py_DECREF(values[i]);
@@ -325,8 +324,11 @@ static int give_managed(void *self, cai_dlpack_managed_versioned_t **out)
     cai_dlpack_managed_versioned_t *managed = malloc(sizeof *managed);
     if (managed == NULL)
         return -1;
-    *managed = (cai_dlpack_managed_versioned_t){
-        {CAI_DLPACK_MAJOR, CAI_DLPACK_MINOR}, Py_NewRef((PyObject *)self), delete_managed, 0, ((array_t *)self)->tensor};
+    *managed = (cai_dlpack_managed_versioned_t){{CAI_DLPACK_MAJOR, CAI_DLPACK_MINOR},
+                                                Py_NewRef((PyObject *)self),
+                                                delete_managed,
+                                                0,
+                                                ((array_t *)self)->tensor};
     *out = managed;
     return 0;
 }
@@ -341,9 +343,8 @@ static PyObject *array_dlpack(PyObject *self, PyObject *const *args, Py_ssize_t 
 {
     cai_dlpack_managed_versioned_t *managed;
     (void)args, (void)nargs, (void)keywords;
-    return give_managed(self, &managed) < 0
-               ? NULL
-               : PyCapsule_New(managed, CAI_DLPACK_CAPSULE_VERSIONED, delete_capsule);
+    return give_managed(self, &managed) < 0 ? NULL
+                                            : PyCapsule_New(managed, CAI_DLPACK_CAPSULE_VERSIONED, delete_capsule);
 }
 
 static PyObject *array_dlpack_device(PyObject *self, PyObject *ignored)
@@ -379,8 +380,7 @@ static PyGetSetDef array_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 static PyTypeObject array_type = {
-    PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "floor.Array",
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "floor.Array",
     .tp_basicsize = sizeof(array_t),
     .tp_flags = Py_TPFLAGS_DEFAULT,
     .tp_methods = array_methods,
@@ -502,6 +502,15 @@ static PyObject *new_stream(PyObject *module, PyObject *ignored)
     return error == cudaSuccess ? PyLong_FromVoidPtr(stream) : raise_cuda(error);
 }
 
+/* By default the device's pool gives its memory back whenever the host waits, which would be timed with the next use. */
+static cudaError_t keep_pool(void)
+{
+    cudaMemPool_t     pool;
+    uint64_t          threshold = UINT64_MAX;
+    const cudaError_t error = cudaDeviceGetDefaultMemPool(&pool, 0);
+    return error == cudaSuccess ? cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &threshold) : error;
+}
+
 /* use_cuda(consumer): the consumer's stream, and the memory of arrays; returns a pointer to that. */
 static PyObject *use_cuda(PyObject *module, PyObject *stream)
 {
@@ -510,6 +519,8 @@ static PyObject *use_cuda(PyObject *module, PyObject *stream)
     consumer = (cudaStream_t)PyLong_AsVoidPtr(stream);
     if (error == cudaSuccess)
         error = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+    if (error == cudaSuccess)
+        error = keep_pool();
     return error == cudaSuccess ? PyLong_FromVoidPtr(device_memory) : raise_cuda(error);
 }
 
@@ -532,8 +543,8 @@ static PyObject *exchange_table(PyObject *module, PyObject *ignored)
 #define FAST_CONSUMER(name, acquire, before, after, release, result) FAST(name)
 
 static PyMethodDef methods[] = {
-    CONSUMERS(FAST_CONSUMER) FAST(noop) FAST(mix) FAST(array) FAST(exchange_export)
-    {"allocate_host", allocate_host, METH_NOARGS, NULL},
+    CONSUMERS(FAST_CONSUMER) FAST(noop) FAST(mix) FAST(array)
+        FAST(exchange_export){"allocate_host", allocate_host, METH_NOARGS, NULL},
     {"allocate_cuda", allocate_cuda, METH_NOARGS, NULL},
     {"array_host", array_host, METH_NOARGS, NULL},
     {"array_cuda", array_cuda, METH_NOARGS, NULL},

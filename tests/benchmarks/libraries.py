@@ -36,6 +36,7 @@ def call_each(world, case, function, arrays, context=contextlib.nullcontext):
 
 
 def library_of(producer):
+    """The package that a producer's arrays are of."""
     return producer.split("-")[0]
 
 
@@ -305,10 +306,12 @@ LIBRARIES = {
 }
 
 
-def plans_of(world, case):
+def plans_of(world, case, wanted=None):
     """For each library of a kind of case its Plan, or the exception that says why there is none."""
     plans = {}
     for library, make in LIBRARIES[case.kind].items():
+        if wanted is not None and library not in wanted:
+            continue
         try:
             if case.memory == "cuda":
                 world.need_gpu()

@@ -67,11 +67,9 @@ class Timer:
     def __post_init__(self):
         parameters = ", ".join(["_repeat", "_clock", *self.plan.names])
         body = "\n".join([f"        {self.plan.statement}"] * UNROLLED)
-        source = (
-            f"def chunk({parameters}):\n    _start = _clock()\n    for _ in _repeat:\n{body}\n    return _clock() - _start"
-        )
+        loop = f"    _start = _clock()\n    for _ in _repeat:\n{body}\n    return _clock() - _start"
         scope = {}
-        exec(source, scope)
+        exec(f"def chunk({parameters}):\n{loop}", scope)
         self.chunk = scope["chunk"]
 
     def _run(self, times):
@@ -103,7 +101,7 @@ class Timer:
         self.results.append(spent / (self.times * UNROLLED * self.chunks))
 
 
-def time_case(plans, repeats, target=5_000_000):
+def time_case(plans, repeats, target=2_000_000):
     """Plans by library, or the Cannot of one that has none, become Spreads or Cannots. Libraries take turns."""
     timers, results = {}, {}
     for library, plan in plans.items():

@@ -53,15 +53,17 @@ def machine():
     }
 
 
-def versions(cuda):
+def versions(cuda, packages=PACKAGES):
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
     compiler = _output(os.environ.get("CC", "cc"), "--version").splitlines()
-    return found | {"compiler": compiler[0] if compiler else "", "cuda": f"{cuda.version // 1000}.{cuda.version % 1000 // 10}"}
+    found["compiler"] = compiler[0] if compiler else ""
+    found["cuda"] = f"{cuda.version // 1000}.{cuda.version % 1000 // 10}"
+    return found
 
 
 def write_json(path, records, cuda):
@@ -132,7 +134,7 @@ def reasons(records):
             cases[record["library"], reason].append(record["case"])
     libraries = defaultdict(list)
     for (library, reason), names in cases.items():
-        libraries[reason, *names].append(library)
+        libraries[(reason, *names)].append(library)
     for (reason, *names), those in libraries.items():
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         yield f"  {', '.join(those)}: {reason} [{shown}]"

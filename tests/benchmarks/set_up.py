@@ -15,7 +15,6 @@ import setup_machine  # noqa: E402
 import setup_python  # noqa: E402
 
 BUILD = ROOT / "build"
-PEERS = ["nanobind", "pybind11", "apache-tvm-ffi"]
 
 
 def prepare(options):
@@ -25,7 +24,7 @@ def prepare(options):
     if toolkit is None:
         files.append(ROOT / "tools/requirements-cuda.txt")
     # On a GPU machine the interpreter's own libraries are what there is to compare with.
-    used = [] if find_cuda.has_gpu() else list(PEERS)
+    used = [] if find_cuda.has_gpu() else setup_python.names_of(setup_python.read_requirements(files[:1]))
     if toolkit is None:
         used += ["nvidia-cuda-runtime", "nvidia-cuda-crt"]
     chosen = options.python is not None

@@ -31,17 +31,24 @@ class World:
             self.producer, self.consumer = floor.new_stream(), floor.new_stream()
             self.device_memory = floor.use_cuda(self.consumer)
             modules["cai"].use_cuda(self.consumer, self.device_memory)
-        with contextlib.suppress(Cannot):
-            modules["floor"].use_torch(self.library("torch").Tensor.__dlpack_c_exchange_api__)
 
     @functools.cache  # noqa: B019  there is one of these in a run
     def library(self, name):
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         try:
-            return importlib.import_module(name)
+            module = importlib.import_module(name)
         except ImportError as error:
             missing = isinstance(error, ModuleNotFoundError)
             raise Cannot(f"{name} is not installed" if missing else f"{name}: {error}") from None
+        if name == "torch":
+            self._tell_floor_of_torch(module)
+        return module
+
+    def _tell_floor_of_torch(self, torch):
+        table = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
+        if table is None:
+            raise Cannot(f"torch {torch.__version__} has no table of DLPack's exchange API")
+        self.built("floor").use_torch(table)
 
     def built(self, name):
         module = self.modules[name]
@@ -62,6 +69,13 @@ class World:
 
     def _numpy(self, shape, _):
         return self.library("numpy").zeros(shape, "float32")
+
+    @functools.cache  # noqa: B019  there is one of these in a run
+    def _derived(self):
+        return type("Derived", (self.library("numpy").ndarray,), {})
+
+    def _numpy_derived(self, shape, _):
+        return self._numpy(shape, None).view(self._derived())
 
     def _array_array(self, shape, _):
         return array.array("f", bytes(4 * math.prod(shape)))
@@ -84,7 +98,7 @@ class World:
 
     def _numba(self, shape, stream):
         cuda = self.library("numba.cuda")
-        bound = cuda.default_stream() if stream == self.legacy else cuda.external_stream(stream)
+        bound = cuda.legacy_default_stream() if stream == self.legacy else cuda.external_stream(stream)
         return cuda.to_device(self._numpy(shape, None), stream=bound)
 
     def _jax_cuda(self, shape, _):

@@ -21,14 +21,8 @@ static int module_exec(PyObject *module)
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)(uintptr_t)module_exec}, {0, NULL}};
 
 static PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "minimal_cai",
-    .m_size = sizeof(cai_state_t),
-    .m_methods = methods,
-    .m_slots = slots,
-    .m_traverse = cai_state_traverse,
-    .m_clear = cai_state_clear,
-    .m_free = cai_state_free,
+    PyModuleDef_HEAD_INIT, .m_name = "minimal_cai",          .m_size = sizeof(cai_state_t), .m_methods = methods,
+    .m_slots = slots,      .m_traverse = cai_state_traverse, .m_clear = cai_state_clear,    .m_free = cai_state_free,
 };
 
 PyMODINIT_FUNC PyInit_minimal_cai(void)

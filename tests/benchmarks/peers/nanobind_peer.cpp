@@ -28,10 +28,10 @@ template <typename Library> void define_out(nb::module_ &module, const char *sam
 {
     module.def(same, [](nb::ndarray<Library> array) { return array; });
     module.def(like, [](std::uintptr_t address) {
-        float *data = address != 0 ? reinterpret_cast<float *>(address) : zeros;
+        float    *data = address != 0 ? reinterpret_cast<float *>(address) : zeros;
         const int device = address != 0 ? nb::device::cuda::value : nb::device::cpu::value;
-        return nb::ndarray<Library, float, nb::shape<8, 8>>(data, {8, 8}, nb::capsule(zeros, [](void *) noexcept {}), {},
-                                                            nb::dtype<float>(), device);
+        return nb::ndarray<Library, float, nb::shape<8, 8>>(data, {8, 8}, nb::capsule(zeros, [](void *) noexcept {}),
+                                                            {}, nb::dtype<float>(), device);
     });
 }
 

@@ -25,7 +25,10 @@ void define(py::module_ &module, const char *one, const char *three, const std::
     const auto x = py::arg("x").noconvert(), y = py::arg("y").noconvert(), z = py::arg("z").noconvert();
     module.def(one, [shape](const Checked &a) { check(a, shape); }, x);
     module.def(
-        three, [shape](const Checked &a, const Checked &b, const Checked &c) { check(a, shape), check(b, shape), check(c, shape); },
+        three,
+        [shape](const Checked &a, const Checked &b, const Checked &c) {
+            check(a, shape), check(b, shape), check(c, shape);
+        },
         x, y, z);
 }
 
