@@ -9,7 +9,8 @@
 enum { SHAPE, TYPESTR, DATA, VERSION, STRIDES, STREAM, N_FIELDS };
 
 /* A benchmark's module is loaded once, so that what it keeps may be static. */
-static PyObject *fields[N_FIELDS], *interface_name, *dlpack_name, *dlpack_keywords, *minus_one, *one, *newest;
+static PyObject *fields[N_FIELDS], *interface_name, *dlpack_name, *dlpack_keywords, *stream_keyword, *minus_one, *one,
+    *newest;
 static const cai_dlpack_exchange_t *table; /* torch's */
 static cudaStream_t                 consumer;
 static cudaEvent_t                  event;
@@ -21,6 +22,7 @@ typedef struct {
     Py_buffer                       buffer;
     cai_tensor_t                    tensor;
     cai_dlpack_managed_versioned_t *managed;
+    cai_dlpack_managed_t           *legacy;
     int64_t                         shape[64], strides[64];
     cudaStream_t                    stream;
     PyObject                       *object;
@@ -85,9 +87,10 @@ static inline int acquire_interface(PyObject *object, held_t *held)
     return 0;
 }
 
-static inline int acquire_capsule(PyObject *object, held_t *held, PyObject *stream)
+/* A consumer that orders nothing; the producer takes the newest version that it knows. */
+static inline int acquire_dlpack(PyObject *object, held_t *held)
 {
-    PyObject *args[3] = {object, stream, newest};
+    PyObject *args[3] = {object, minus_one, newest};
     PyObject *capsule =
         PyObject_VectorcallMethod(dlpack_name, args, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, dlpack_keywords);
     if (capsule == NULL)
@@ -98,20 +101,28 @@ static inline int acquire_capsule(PyObject *object, held_t *held, PyObject *stre
     return held->managed == NULL ? -1 : 0;
 }
 
-static inline int acquire_dlpack(PyObject *object, held_t *held)
-{
-    return acquire_capsule(object, held, minus_one);
-}
-
-/* With an order, and for producers that refuse -1: they order their work before the legacy stream. */
-static inline int acquire_dlpack_legacy(PyObject *object, held_t *held)
-{
-    return acquire_capsule(object, held, one);
-}
-
 static inline void release_dlpack(held_t *held)
 {
     held->managed->deleter(held->managed);
+}
+
+/* JAX knows legacy capsules only, and refuses -1: it orders its work before the legacy stream. */
+static inline int acquire_dlpack_legacy(PyObject *object, held_t *held)
+{
+    PyObject *args[2] = {object, one};
+    PyObject *capsule =
+        PyObject_VectorcallMethod(dlpack_name, args, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, stream_keyword);
+    if (capsule == NULL)
+        return -1;
+    held->legacy = PyCapsule_GetPointer(capsule, CAI_DLPACK_CAPSULE);
+    (void)PyCapsule_SetName(capsule, CAI_DLPACK_CAPSULE_USED);
+    Py_DECREF(capsule);
+    return held->legacy == NULL ? -1 : 0;
+}
+
+static inline void release_dlpack_legacy(held_t *held)
+{
+    held->legacy->deleter(held->legacy);
 }
 
 /* --------------------------------------------------------------------------------------------------------- order --- */
@@ -197,7 +208,7 @@ static inline void order_work_stream_block(held_t *held)
     X(interface_streams, acquire_interface, order_there, order_back, release_nothing, Py_None)                         \
     X(interface_block, acquire_interface, order_block, order_nothing, release_nothing, Py_None)                        \
     X(dlpack, acquire_dlpack, order_nothing, order_nothing, release_dlpack, Py_None)                                   \
-    X(dlpack_legacy, acquire_dlpack_legacy, order_nothing, order_nothing, release_dlpack, Py_None)                     \
+    X(dlpack_legacy, acquire_dlpack_legacy, order_nothing, order_nothing, release_dlpack_legacy, Py_None)              \
     X(return_buffer, acquire_buffer, order_nothing, order_nothing, release_buffer, args[0])                            \
     X(return_exchange, acquire_exchange, order_nothing, order_nothing, release_nothing, args[0])                       \
     X(return_exchange_stream, acquire_exchange, order_work_stream, order_nothing, release_nothing, args[0])            \
@@ -572,6 +583,7 @@ PyMODINIT_FUNC PyInit_floor(void)
     interface_name = PyUnicode_InternFromString("__cuda_array_interface__");
     dlpack_name = PyUnicode_InternFromString("__dlpack__");
     dlpack_keywords = Py_BuildValue("(ss)", "stream", "max_version");
+    stream_keyword = Py_BuildValue("(s)", "stream");
     minus_one = PyLong_FromLong(-1);
     one = PyLong_FromLong(1);
     newest = Py_BuildValue("(ii)", CAI_DLPACK_MAJOR, CAI_DLPACK_MINOR);
