@@ -138,7 +138,8 @@ def main(arguments):
         records += new
         if any("cannot" not in record for record in new):
             print(report.line(case.name, {record["library"]: record for record in new}), flush=True)
-    print("\nnot timed:", *report.reasons(records), sep="\n")
+    if any("cannot" in record for record in records):
+        print("\nnot timed:", *report.reasons(records), sep="\n")
     if options.goals:
         print("\ngoals, cai ÷ floor:", *report.goal_lines(records), sep="\n")
     if options.json:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import time
 
 from cases import PRODUCERS
 from measure import Cannot, Plan
@@ -15,7 +16,7 @@ NAMES = "abc"
 def plan(world, case, statement, names, context=contextlib.nullcontext):
     if case.memory == "host":
         return Plan(statement, names, context)
-    return Plan(statement, names, context, world.settle, MOST_ON_GPU)
+    return Plan(statement, names, context, world.settle, MOST_ON_GPU, time.perf_counter_ns)
 
 
 def of_arrays(case, arrays):
