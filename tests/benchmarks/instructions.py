@@ -79,7 +79,7 @@ def count(names):
         raise measure.Cannot("valgrind is not installed (Debian package valgrind)")
     with tempfile.TemporaryDirectory() as folder:
         out, answer = Path(folder, "out"), Path(folder, "answer")
-        command = [valgrind, "--tool=callgrind", "--dump-before=benchmark_mark", f"--callgrind-out-file={out}"]
+        command = [valgrind, "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
         command += [sys.executable, HERE / "benchmark.py", "--marked", answer, *names]
         result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
         if result.returncode != 0 or not answer.is_file():

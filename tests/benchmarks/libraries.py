@@ -36,6 +36,12 @@ def call_each(world, case, function, arrays, context=contextlib.nullcontext):
     return plan(world, case, "; ".join(f"f({name})" for name in names), {"f": function, **names}, context)
 
 
+def no_arrays(world, case, module):
+    """A call of a module's function that takes none."""
+    name = "noop" if case.kind == "noop" else f"allocate_{case.memory}"
+    return plan(world, case, "f()", {"f": getattr(module, name)})
+
+
 def library_of(producer):
     """The package that a producer's arrays are of."""
     return producer.split("-")[0]
@@ -80,10 +86,8 @@ def floor_reader(case):
 
 def floor(world, case):
     module = world.built("floor")
-    if case.kind == "noop":
-        return plan(world, case, "f()", {"f": module.noop})
-    if case.kind == "allocate":
-        return plan(world, case, "f()", {"f": getattr(module, f"allocate_{case.memory}")})
+    if case.kind in ("noop", "allocate"):
+        return no_arrays(world, case, module)
     if case.kind == "export":
         array = getattr(module, f"array_{case.memory}")()
         return export(world, case, array, module.exchange_table())
@@ -114,10 +118,8 @@ def floor_like(world, case, module):
 
 def cai(world, case):
     module = world.built("cai")
-    if case.kind == "noop":
-        return plan(world, case, "f()", {"f": module.noop})
-    if case.kind == "allocate":
-        return plan(world, case, "f()", {"f": getattr(module, f"allocate_{case.memory}")})
+    if case.kind in ("noop", "allocate"):
+        return no_arrays(world, case, module)
     if case.kind == "export":
         array = getattr(module, f"array_{case.memory}")()
         return export(world, case, array, getattr(type(array), "__dlpack_c_exchange_api__", None))
@@ -141,7 +143,7 @@ def binding(name, world, case):
     module = world.built(name)
     no_orders(case)
     if case.kind == "noop":
-        return plan(world, case, "f()", {"f": module.noop})
+        return no_arrays(world, case, module)
     if name == "pybind11" and case.memory == "cuda":
         raise Cannot("it takes host arrays only")
     if case.kind in ("same", "like"):
@@ -159,7 +161,7 @@ def tvm_ffi(world, case):
     module = world.built("tvm-ffi")
     no_orders(case)
     if case.kind == "noop":
-        return plan(world, case, "f()", {"f": module.noop})
+        return no_arrays(world, case, module)
     if case.kind == "like":
         raise Cannot("it takes the memory of new tensors from the caller's library")
     if case.kind == "same":
