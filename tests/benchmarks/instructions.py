@@ -3,7 +3,6 @@
 import gc
 import itertools
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -115,4 +114,4 @@ def keep(counts, versions):
     """Counts of other cases stay, if they are of the same versions."""
     kept = read_kept()
     old = kept["counts"] if kept["versions"] == versions else {}
-    KEPT.write_text(json.dumps({"versions": versions, "counts": {**old, **counts}}, indent=1) + os.linesep)
+    KEPT.write_text(json.dumps({"versions": versions, "counts": {**old, **counts}}, indent=1) + "\n")
