@@ -1383,6 +1383,24 @@ def test_memory_comes_back_on_a_thread_of_the_interpreter(source):
     assert threads == [threading.get_ident()]
 
 
+@pytest.mark.parametrize("source", KEPT)
+@pytest.mark.parametrize("on_thread", [False, True], ids=["here", "on-another-thread"])
+def test_pitfall_56_a_kept_array_goes_back_late_without_a_wait(source, on_thread, arrays, waits):
+    """Behind what it was told to be used on, whichever thread lets go of it."""
+    stream = make_stream("non-blocking")
+    loan = Loan(source, LEGACY, pending=False)
+    handle = arrays.keep(loan.give(), "adopt")
+    seen = loan.read_later(stream)
+    arrays.used_on(handle, stream)
+    if on_thread:
+        arrays.release_on_thread(handle, True)
+    else:
+        arrays.release(handle)
+    assert (waits(), seen, loan.given_back) == ((0, 0), [], 0)
+    emulated.run_all()
+    assert (seen, loan.given_back) == ([NEW], 1)
+
+
 # ---------------------------------------------------------------------------------------------------- without CUDA
 
 
