@@ -60,6 +60,7 @@ LAYERS = {
     "array_type.h": ["buffer", "cuda_array_interface", "cuda_stream", "dlpack", "exchange"],
     "object.h": ["array_type"],
     "array_object.h": ["object"],
+    "argument.h": ["object"],
     "call.h": ["object"],
     "cai.h": [
         "python_compat",
@@ -75,6 +76,7 @@ LAYERS = {
         "array_type",
         "object",
         "array_object",
+        "argument",
         "call",
     ],
     "dlpack_compat.h": ["core", "<dlpack/dlpack.h>"],

@@ -11,6 +11,7 @@ import pytest
 import checks
 import dlpack
 import emulated
+import faults
 import loans
 import producers
 import tables
@@ -465,7 +466,7 @@ def test_memory_of_the_librarys_own(arrays, array_type, monkeypatch):
             pointer, (2, 2), (2, 1), mine, 0)
         made = arrays.give(handle)
         assert type(made) is array_type and made.describe()["strides"] == (2, 1)
-        assert tables.done() == {"allocated": 1, "made": 1, "freed": 0}
+        assert tables.done() == {"allocated": 1, "given": 1, "made": 1, "freed": 0}
         arrays.release(handle)
         del made
         flush(arrays)
@@ -535,7 +536,7 @@ def test_pitfall_65_memory_of_which_no_object_is_made(arrays, how):
     tables.behave(Library, making=getattr(tables, how), memory=pointer)
     made, refusal = checks.catch(arrays.new_like, like(), (4,))
     assert made is None and refusal.type is error
-    assert tables.done() == {"allocated": 1, "made": 0, "freed": deletions}
+    assert tables.done() == {"allocated": 1, "given": 1, "made": 0, "freed": deletions}
 
 
 def test_an_allocator_that_gives_something_else(arrays):
@@ -543,7 +544,7 @@ def test_an_allocator_that_gives_something_else(arrays):
     made, refusal = checks.catch(arrays.new_like, like(), (4,))
     assert made is None and refusal.type is arrays.IncompleteInterfaceError
     flush(arrays)
-    assert tables.done() == {"allocated": 1, "made": 1, "freed": 1}
+    assert tables.done() == {"allocated": 1, "given": 1, "made": 1, "freed": 1}
 
 
 @pytest.mark.parametrize("missing", [{"allocates": False}, {"makes": False}, {"lends": False}, {"owns": False}])
@@ -659,3 +660,105 @@ def test_values_are_filled_where_they_are_read(arrays):
     array = fill(arrays.give(handle))
     assert Capsule(array.__dlpack__()).data == arrays.describe(handle)["pointer"]
     assert np.from_dlpack(array).tolist() == SIX.tolist()
+
+
+# ------------------------------------------------------------------------------------------------------- failing steps
+
+
+def until_it_passes(attempt):
+    """Try with every number; an attempt answers whether its failure came about."""
+    assert any(not attempt(nth) for nth in range(1, 300)), "never passes"
+
+
+class Plain:
+    """An object with an attribute, and no Python code that could itself be what fails."""
+
+    def __init__(self, stream, kind="device"):
+        self.memory = producers.Memory(SIX, kind)
+        self.__cuda_array_interface__ = {"shape": (6,), "typestr": "<f4", "data": (self.memory.pointer, False), "version": 3,
+                                         "strides": None, "stream": stream}
+
+
+LIKES = {"table": like, "numpy": lambda: np.zeros(1), "handle": lambda: Plain(emulated.create_stream()),
+         "managed": lambda: Plain(1, "managed")}
+
+
+@pytest.mark.parametrize("name", LIKES)
+@pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
+def test_the_nth_allocation_of_a_new_array_fails(arrays, name, known):
+    """Nothing is left, but for a tensor of which the table could make no object."""
+    module = arrays
+
+    def attempt(nth):
+        nonlocal module
+        source = LIKES[name]()
+        module = arrays if known else checks.load(arrays.__name__)
+        if known:
+            module.new_like(source, (4,))
+        flush(module)
+        tables.behave(Library)
+        before = sys.getrefcount(source), emulated.count_allocations()
+        sys._getframe()
+        result, allocations = faults.call_failing(module.new_like, nth, source, (4,))
+        assert not isinstance(result, BaseException) or type(result) is MemoryError, result
+        failed = isinstance(result, BaseException)
+        del result
+        flush(module)
+        done = tables.done()
+        assert (sys.getrefcount(source), emulated.count_allocations()) == before
+        assert done["freed"] == (done["made"] if failed else done["allocated"])
+        return allocations >= nth
+
+    until_it_passes(attempt)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
+def test_the_nth_allocation_of_handing_over_fails(arrays, known):
+    """MemoryError; the array is freed once, unless the table was given it."""
+
+    def attempt(nth):
+        source = like()
+        module = arrays if known else checks.load(arrays.__name__)
+        if known:
+            module.give_like(wrapped(module, SIX), source)
+        module.forget_deleted()
+        tables.behave(Library)
+        handle = wrapped(module, SIX, owner=3)
+        sys._getframe()
+        result, allocations = faults.call_failing(module.give_like, nth, handle, source)
+        assert type(result) in (MemoryError, Library)
+        given = tables.done()["given"]
+        made = type(result) is Library
+        del result
+        module.release(handle)
+        flush(module)
+        assert module.deleted() == ([3] if made or not given else [])
+        return allocations >= nth
+
+    until_it_passes(attempt)
+
+
+def test_the_nth_cuda_call_of_handing_over_fails(arrays):
+    """CudaCallError, before the table is given anything."""
+    mine, theirs, source = emulated.create_stream(), emulated.create_stream(), like()
+    tables.set_stream(theirs)
+
+    def attempt(nth):
+        pointer = emulated.allocate(16)
+        handle = arrays.wrap(pointer, (4,), None, "float32", (2, 0), 0, 3)
+        arrays.set_stream(handle, mine, -1)
+        arrays.forget_deleted()
+        tables.behave(Library)
+        emulated.fail(None, nth, 999)
+        made, refusal = checks.catch(arrays.give_like, handle, source)
+        came = emulated.count_failures() == 0
+        emulated.clear_failures()
+        assert made is not None or refusal.type is arrays.CudaCallError
+        assert tables.done()["made"] == (made is not None)
+        del made
+        arrays.release(handle)
+        flush(arrays)
+        assert arrays.deleted() == [3] and emulated.get_device() == 0
+        return came
+
+    until_it_passes(attempt)

@@ -28,7 +28,7 @@ enum { WORKS, FAILS, FAILS_SILENTLY, GIVES_NULL, CONSUMES_AND_FAILS, FAILS_TWICE
 static int       making, allocating;
 static PyObject *made_type; /* of the objects that the table makes; kept for the life of the process */
 static void     *memory;    /* what the allocator gives out; NULL: the host's */
-static int       allocated, freed, made;
+static int       allocated, freed, given, made;
 
 /* What current_work_stream answers: a handle, or -1 to raise. Asked for which device. */
 static long long work_stream;
@@ -216,6 +216,7 @@ static int current_work_stream(int32_t device_type, int32_t device_id, void **ou
 static int to_object(cai_dlpack_managed_versioned_t *managed, void **out)
 {
     array_object_t *self;
+    given++;
     if (making == CONSUMES_AND_FAILS)
         managed->deleter(managed);
     if (making == FAILS || making == CONSUMES_AND_FAILS)
@@ -349,7 +350,7 @@ static PyObject *behave(PyObject *module, PyObject *args, PyObject *keywords)
         return NULL;
     Py_XSETREF(made_type, Py_NewRef(type));
     memory = (void *)(uintptr_t)pointer;
-    allocated = freed = made = 0;
+    allocated = freed = given = made = 0;
     Py_RETURN_NONE;
 }
 
@@ -357,13 +358,14 @@ static PyObject *done(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
-    return Py_BuildValue("{s:i,s:i,s:i}", "allocated", allocated, "made", made, "freed", freed);
+    return Py_BuildValue("{s:i,s:i,s:i,s:i}", "allocated", allocated, "given", given, "made", made, "freed", freed);
 }
 
 static PyMethodDef methods[] = {
     {"behave", (PyCFunction)(void (*)(void))behave, METH_VARARGS | METH_KEYWORDS,
      "behave(type, making=WORKS, allocating=WORKS, memory=0): of which type the tables make objects, how, and where."},
-    {"done", done, METH_NOARGS, "How often memory was allocated, made an object of, and freed, since behave()."},
+    {"done", done, METH_NOARGS,
+     "How often memory was allocated, given to the table, made an object of, and freed, since behave()."},
     {"make_table", (PyCFunction)(void (*)(void))make_table, METH_VARARGS | METH_KEYWORDS, make_doc},
     {"set_stream", set_stream, METH_O, "What current_work_stream answers from now on; -1: an exception."},
     {"asked_for", asked_for, METH_NOARGS, "(how often the stream was asked for, the last device type, its id)"},
