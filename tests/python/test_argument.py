@@ -30,8 +30,8 @@ class Counted:
 
 def sources():
     """An array of each kind that holds something until it is released."""
-    return [Interface(SIX), DLPack(SIX, tensor={"owner": None}), loans.table_array(loans.Owning, SIX.tobytes(), shape=(2, 3)),
-            SIX.copy(), bytearray(24)]
+    return [Interface(SIX), DLPack(SIX, tensor={"owner": None}),
+            loans.table_array(loans.Owning, SIX.tobytes(), shape=(2, 3)), SIX.copy(), bytearray(24)]
 
 
 def held(probe, items):
@@ -76,7 +76,8 @@ def test_a_later_argument_that_fails(probe, kind, third):
     arguments = (x, y) if third is None else (x, y, third)
     made, refusal = checks.catch(probe.parse, arguments, "adopt", {"memory": probe.ANYWHERE}, REQUIRED)
     assert made is None
-    assert refusal.type is (third.raises if isinstance(third, Counted) else OverflowError if type(third) is int else TypeError)
+    plain = OverflowError if type(third) is int else TypeError
+    assert refusal.type is (third.raises if isinstance(third, Counted) else plain)
     assert refusal.causes == []
     del arguments
     assert held(probe, [x, y]) == before
