@@ -376,7 +376,7 @@ CAI_IMPL cai_array_t *cai_impl_new_like_by_table(cai_state_t *state, const cai_d
     return array;
 }
 
-/* Keep `like` as long as the array, whose stream is a handle of its library's. Takes the array over where that fails. */
+/* Keep `like` as long as the array, if its stream is a handle of its library's. Where that fails the array is released. */
 CAI_IMPL cai_array_t *cai_impl_new_like_keep_stream(cai_state_t *state, PyObject *like, cai_array_t *array)
 {
     const cai_stream_t stream = array->stream;
@@ -384,10 +384,12 @@ CAI_IMPL cai_array_t *cai_impl_new_like_keep_stream(cai_state_t *state, PyObject
     if (stream == NULL || stream == CAI_STREAM_LEGACY || stream == CAI_STREAM_PER_THREAD)
         return array;
     kept = cai_impl_kept_new(state->impl_queue, like);
-    if (kept != NULL && cai_array_set_stream(array, stream, kept, cai_impl_kept_delete) == CAI_OK)
-        return array;
-    cai_array_release(array);
-    return NULL;
+    if (kept == NULL) {
+        cai_array_release(array);
+        return NULL;
+    }
+    (void)cai_array_set_stream(array, stream, kept, cai_impl_kept_delete); /* its own stream: nothing can go wrong */
+    return array;
 }
 
 /* Memory of cai's own beside that of `like`, of the same kind, on the same stream. */
