@@ -192,7 +192,8 @@ static PyObject *axpy(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     array = new_like(state, args[0]);
     if (array == NULL)
         return NULL;
-    memcpy(&arguments[X], args, (size_t)nargs * sizeof(args[0]));
+    for (Py_ssize_t i = 0; i < nargs; i++)
+        arguments[X + i] = args[i];
     arguments[S] = cai_array_to_object(state, array);
     if (arguments[S] != NULL)
         done = saxpy(module, arguments, nargs + 1, NULL);

@@ -311,30 +311,23 @@ CAI_API PyObject *cai_array_to_object_like(cai_state_t *state, cai_array_t *arra
 
 /* ------------------------------------------------------------------------------------------ new arrays like others -- */
 
-/* What is wished of a new array: a C-contiguous tensor without data. */
-typedef struct cai_impl_wish {
-    cai_tensor_t tensor;
-    int64_t      shape[CAI_MAX_NDIM], strides[CAI_MAX_NDIM];
-} cai_impl_wish_t;
-
-CAI_IMPL cai_status_t cai_impl_wish_fill(cai_impl_wish_t *wish, cai_device_t device, cai_dtype_t dtype, int32_t ndim,
-                                         const int64_t *shape, cai_error_t *error)
+/* What is wished of a new array: one of that form without memory, which the caller releases. NULL with an exception. */
+CAI_IMPL cai_array_t *cai_impl_wish_new(cai_state_t *state, cai_device_t device, cai_dtype_t dtype, int32_t ndim,
+                                        const int64_t *shape)
 {
-    cai_impl_layout_t layout;
-    cai_status_t      status = cai_impl_own_check(ndim, shape, CAI_MEMORY_HOST, error);
-    if (status != CAI_OK)
-        return status;
-    memset(&wish->tensor, 0, sizeof(wish->tensor));
-    wish->tensor.device = device;
-    wish->tensor.dtype = dtype;
-    wish->tensor.ndim = ndim;
-    wish->tensor.shape = wish->shape;
-    wish->tensor.strides = wish->strides;
-    for (int32_t i = 0; i < ndim; i++)
-        wish->shape[i] = shape[i];
-    cai_c_contiguous_strides(ndim, wish->shape, wish->strides);
-    status = cai_impl_header_check(&wish->tensor, error);
-    return status == CAI_OK ? cai_impl_layout_find(&wish->tensor, &layout, error) : status;
+    cai_impl_own_array_t *own = NULL;
+    size_t                nbytes = 0;
+    cai_error_t           error;
+    if (cai_impl_own_check(ndim, shape, CAI_MEMORY_HOST, &error) == CAI_OK)
+        own = cai_impl_own_allocate(state->impl_pool, ndim, &error);
+    if (own != NULL) {
+        own->array.tensor.device = device;
+        if (cai_impl_own_lay_out(own, dtype, shape, &nbytes, &error) == CAI_OK)
+            return &own->array;
+        (void)cai_impl_own_discard(own);
+    }
+    (void)cai_raise(state, &error);
+    return NULL;
 }
 
 /* Whether a library gave what was asked of it; that it is C-contiguous and writable was seen before. */
@@ -368,7 +361,7 @@ CAI_IMPL cai_array_t *cai_impl_new_like_keep(cai_state_t *state, PyObject *objec
 }
 
 CAI_IMPL cai_array_t *cai_impl_new_like_by_table(cai_state_t *state, const cai_dlpack_exchange_t *exchange,
-                                                 PyObject *like, cai_impl_wish_t *wish)
+                                                 PyObject *like, cai_array_t *wish)
 {
     PyObject    *object = cai_impl_exchange_new(state, exchange, like, &wish->tensor);
     cai_array_t *array = object == NULL ? NULL : cai_impl_new_like_keep(state, object, &wish->tensor);
@@ -442,9 +435,8 @@ CAI_API cai_array_t *cai_array_new_like(cai_state_t *state, PyObject *like, cai_
                                         const int64_t *shape)
 {
     cai_impl_type_t known;
-    cai_impl_wish_t wish;
     cai_device_t    device = cai_impl_device(CAI_DEVICE_CPU, 0);
-    cai_error_t     error;
+    cai_array_t    *wish, *array;
     cai_impl_queue_check(state->impl_queue);
     if (cai_impl_like_inspect(state, like, &known) < 0)
         return NULL;
@@ -454,10 +446,10 @@ CAI_API cai_array_t *cai_array_new_like(cai_state_t *state, PyObject *like, cai_
         return NULL;
     if (device.device_type != CAI_DEVICE_CPU && device.device_type != CAI_DEVICE_CUDA)
         return cai_impl_new_like_beside(state, like, dtype, ndim, shape);
-    if (cai_impl_wish_fill(&wish, device, dtype, ndim, shape, &error) == CAI_OK)
-        return cai_impl_new_like_by_table(state, known.exchange, like, &wish);
-    (void)cai_raise(state, &error);
-    return NULL;
+    wish = cai_impl_wish_new(state, device, dtype, ndim, shape);
+    array = wish == NULL ? NULL : cai_impl_new_like_by_table(state, known.exchange, like, wish);
+    cai_array_release(wish);
+    return array;
 }
 
 #endif /* CAI_ARRAY_OBJECT_H */

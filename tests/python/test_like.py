@@ -518,12 +518,13 @@ def test_pitfall_51_new_arrays_under_a_capture(arrays):
 ALLOCATING = {"FAILS": (MemoryError, "the allocator of test_like.Library: no memory today"),
               "FAILS_SILENTLY": (RuntimeError, "managed_tensor_allocator failed without an exception"),
               "GIVES_NULL": (RuntimeError, "managed_tensor_allocator failed without an exception"),
-              "FAILS_TWICE": (LookupError, "no memory for Python")}
+              "FAILS_TWICE": (MemoryError, "the allocator of test_like.Library: no memory today"),
+              "FAILS_AND_RAISES": (LookupError, "no memory for Python")}
 
 
 @pytest.mark.parametrize("how", ALLOCATING)
 def test_pitfall_67_an_allocator_that_fails(arrays, how):
-    """By SetError once, as the contract says, or not at all, or twice and with an exception on top."""
+    """By SetError once, as the contract says, or not at all, or twice, or with an exception on top."""
     tables.behave(Library, allocating=getattr(tables, how))
     made, refusal = checks.catch(arrays.new_like, like(), (4,))
     assert made is None and (refusal.type, refusal.message) == ALLOCATING[how]

@@ -24,7 +24,7 @@ typedef struct array_object {
 } array_object_t;
 
 /* How the functions behave that make objects and memory; each failure is one that a library can have. */
-enum { WORKS, FAILS, FAILS_SILENTLY, GIVES_NULL, CONSUMES_AND_FAILS, FAILS_TWICE, GIVES_ANOTHER };
+enum { WORKS, FAILS, FAILS_SILENTLY, GIVES_NULL, CONSUMES_AND_FAILS, FAILS_TWICE, FAILS_AND_RAISES, GIVES_ANOTHER };
 static int       making, allocating;
 static PyObject *made_type; /* of the objects that the table makes; kept for the life of the process */
 static void     *memory;    /* what the allocator gives out; NULL: the host's */
@@ -252,12 +252,12 @@ static void free_allocated(cai_dlpack_managed_versioned_t *managed)
 /* Fails as it is told; by the contract it says why, once, without Python. */
 static int refuse_memory(void *context, void (*set_error)(void *context, const char *kind, const char *message))
 {
-    if (allocating == FAILS || allocating == FAILS_TWICE)
+    if (allocating == FAILS || allocating == FAILS_TWICE || allocating == FAILS_AND_RAISES)
         set_error(context, "MemoryError", "no memory today\nnor tomorrow");
-    if (allocating == FAILS_TWICE) {
-        PyErr_SetString(PyExc_LookupError, "no memory for Python");
+    if (allocating == FAILS_TWICE)
         set_error(context, "RuntimeError", "again");
-    }
+    if (allocating == FAILS_AND_RAISES)
+        PyErr_SetString(PyExc_LookupError, "no memory for Python");
     return allocating == GIVES_NULL ? 0 : -1;
 }
 
@@ -381,7 +381,7 @@ PyMODINIT_FUNC PyInit_tables(void)
         PyModule_AddIntMacro(module, WORKS) < 0 || PyModule_AddIntMacro(module, FAILS) < 0 ||
         PyModule_AddIntMacro(module, FAILS_SILENTLY) < 0 || PyModule_AddIntMacro(module, GIVES_NULL) < 0 ||
         PyModule_AddIntMacro(module, CONSUMES_AND_FAILS) < 0 || PyModule_AddIntMacro(module, FAILS_TWICE) < 0 ||
-        PyModule_AddIntMacro(module, GIVES_ANOTHER) < 0)
+        PyModule_AddIntMacro(module, FAILS_AND_RAISES) < 0 || PyModule_AddIntMacro(module, GIVES_ANOTHER) < 0)
         Py_CLEAR(module);
     Py_XDECREF(type);
     return module;
