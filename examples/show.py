@@ -448,6 +448,39 @@ def host_out_rows():
         yield Out("owntype.Buffer", own_buffer, "JAX", fill(jax.dlpack, address=lambda array: None), sevens)
 
 
+def like(made, x):
+    """A result that is of the library of x."""
+    if type(made) is not type(x):
+        raise AssertionError(f"{type(made).__name__} came back for {type(x).__name__}")
+    return made
+
+
+def result_row(library, x, use):
+    """axpy(x, x) is three times x, in the library of x; `use` as in Out."""
+    return Out("axpy(x, y)", lambda: like(pycai.axpy(x, x), x), library, use, np.arange(0, 12, 3))
+
+
+def host_result_rows():
+    x = np.arange(4, dtype="float32")
+    yield result_row("NumPy", x, lambda array: (array, array.ctypes.data))
+    torch, jax = optional("torch"), optional("jax")
+    if torch is not None:
+        yield result_row("PyTorch", torch.from_numpy(x), tensor_of)
+    if jax is not None:
+        yield result_row("JAX", jax.device_put(x, jax.devices("cpu")[0]), jax_array_of)
+
+
+def gpu_result_rows():
+    x = np.arange(4, dtype="float32")
+    torch, cupy, jax = (gpu_libraries().get(name) for name in ("torch", "cupy", "jax"))
+    if torch is not None:
+        yield result_row("PyTorch", torch.from_numpy(x).cuda(), tensor_of)
+    if cupy is not None:
+        yield result_row("CuPy", cupy.asarray(x), lambda array: (array.get(), array.data.ptr))
+    if jax is not None:
+        yield result_row("JAX", jax.device_put(x, jax.devices("gpu")[0]), jax_array_of)
+
+
 def libraries_on_the_gpu():
     """How each library takes an array of a GPU: its name, and a function as Out.use."""
     for name, module in gpu_libraries().items():
@@ -556,7 +589,10 @@ def main():
             wrong += not right
     print()
     has_gpu_rows = pycai.has_kernel and has_gpu
-    out, out_wrong = print_out_rows([*host_out_rows(), *(gpu_out_rows() if has_gpu_rows else [])])
+    rows = [*host_out_rows(), *host_result_rows()]
+    if has_gpu_rows:
+        rows += [*gpu_out_rows(), *gpu_result_rows()]
+    out, out_wrong = print_out_rows(rows)
     n, wrong = n + out, wrong + out_wrong
     if not has_gpu:
         print("no GPU here: host arrays alone")

@@ -1,5 +1,6 @@
 /* pycai.c - a complete extension module on cai, to copy and change: saxpy(s, x, y, a=2.0) computes with the arrays of any
- * library, describe(array) tells what cai sees of one, and arrays_out.c hands arrays to Python. */
+ * library, axpy(x, y, a=2.0) returns the sum in the library of x, describe(array) tells what cai sees of an array, and
+ * arrays_out.c hands arrays to Python. */
 #include <cai/cai.h>
 
 #include "arrays_out.h"
@@ -161,6 +162,49 @@ static PyObject *saxpy(PyObject *module, PyObject *const *args, Py_ssize_t nargs
     return cai_call_end(&call, compute(state, &call, views, a) < 0 ? NULL : Py_NewRef(Py_None));
 }
 
+/* ------------------------------------------------------------------------------------------------------- axpy() */
+
+/* A new array like x, in the memory of x's library where that lets C have it. NULL with an exception. */
+static cai_array_t *new_like(cai_state_t *state, PyObject *x)
+{
+    static const cai_request_t want = {.name = "x", .dtypes = floats, .n_dtypes = 2, .memory = MEMORY};
+    cai_view_t                 view;
+    cai_array_t               *array;
+    if (cai_view_acquire(state, x, &want, cai_order_none(), &view) < 0)
+        return NULL;
+    array = cai_array_new_like(state, x, view.tensor.dtype, view.tensor.ndim, view.tensor.shape);
+    (void)cai_view_release(&view); /* nothing was enqueued, so that there is nothing to go wrong */
+    return array;
+}
+
+PyDoc_STRVAR(axpy_doc, "axpy(x, y, a=2.0)\n--\n\n"
+                       "a x + y as a new array of the library of x, on the device of x; otherwise as saxpy.");
+
+static PyObject *axpy(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    cai_state_t *state = cai_module_state(module);
+    PyObject    *arguments[N_ARRAYS + 1], *done = NULL, *result = NULL;
+    cai_array_t *array;
+    if (nargs < 2 || nargs > 3) {
+        PyErr_SetString(PyExc_TypeError, "expected axpy(x, y, a=2.0)");
+        return NULL;
+    }
+    array = new_like(state, args[0]);
+    if (array == NULL)
+        return NULL;
+    for (Py_ssize_t i = 0; i < nargs; i++)
+        arguments[X + i] = args[i];
+    arguments[S] = cai_array_to_object(state, array);
+    if (arguments[S] != NULL)
+        done = saxpy(module, arguments, nargs + 1, NULL);
+    if (done != NULL)
+        result = cai_array_to_object_like(state, array, args[0]);
+    Py_XDECREF(done);
+    Py_XDECREF(arguments[S]);
+    cai_array_release(array);
+    return result;
+}
+
 /* --------------------------------------------------------------------------------------------------- describe() */
 
 /* A shape, or strides, as a tuple. */
@@ -226,6 +270,7 @@ static PyObject *describe(PyObject *module, PyObject *array)
 
 static PyMethodDef methods[] = {
     {"saxpy", (PyCFunction)(void (*)(void))saxpy, METH_FASTCALL | METH_KEYWORDS, saxpy_doc},
+    {"axpy", (PyCFunction)(void (*)(void))axpy, METH_FASTCALL, axpy_doc},
     {"describe", describe, METH_O, describe_doc},
 #if !defined(CAI_NO_CUDA)
     {"receive_and_return_cuda_array_interface_float", receive_and_return_float, METH_O,

@@ -5,6 +5,11 @@
  *   …
  *   PyObject *same = cai_array_to_object(state, kept);                        the very object, a new reference
  *   cai_array_release(kept);                                                  on any thread, with or without the GIL
+ *
+ *   cai_array_t *made = cai_array_new_like(state, like, cai_float32(), 1, shape);          memory of the library of `like`
+ *   … fill it on made->stream …
+ *   PyObject *theirs = cai_array_to_object(state, made);                                   a tensor of torch's, for torch's
+ *   cai_array_release(made);
  */
 #ifndef CAI_ARRAY_OBJECT_H
 #define CAI_ARRAY_OBJECT_H
@@ -26,11 +31,33 @@ CAI_API CAI_NODISCARD cai_array_t *cai_array_from_object(cai_state_t *state, PyO
 CAI_API PyObject *cai_array_to_object(cai_state_t *state, cai_array_t *array);
 
 /**
- * The array as an object of the library that `like` belongs to, without a copy: by that library's from_dlpack. What came
- * from an object of the same type goes back as that object. NULL with an exception: InterfaceNotImplementedError where the
- * library has no from_dlpack, or the library's own.
+ * The array as an object of the library that `like` belongs to, without a copy: torch in, torch out. What came from an
+ * object of the same type goes back as that object. Else by the exchange table of that type, which puts the array's work
+ * before what the library does next on its current stream; for subclasses such as torch's Parameter that makes the table's
+ * own type, a Tensor. Else by the library's from_dlpack: where there is no table, and for what a table need not take
+ * (read-only, pinned and managed memory, unusual dtypes, negative strides). torch knows no read-only tensors, and makes a
+ * writable one of a read-only array.
+ *
+ * NULL with an exception: InterfaceNotImplementedError where the library has neither, StreamCaptureError where the order
+ * would break a capture, or the library's own; after a failure inside the table the array may never be freed, because
+ * nobody says who frees the tensor.
  */
 CAI_API PyObject *cai_array_to_object_like(cai_state_t *state, cai_array_t *array, PyObject *like);
+
+/**
+ * A new C-contiguous array without defined contents, where `like` lies, in memory of the library that `like` belongs to: by
+ * the allocator in the exchange table of its type (torch's caching allocator). cai_array_to_object gives an object of that
+ * library, and always the same one. Its stream is the one that the library works on now; under a capture of that stream the
+ * library knows what to do.
+ *
+ * For types without such a table, memory of cai's own as cai_array_new makes it, on the device and the stream of `like`,
+ * which is kept alive where its stream is a handle; cai_array_to_object_like gives it to the library.
+ *
+ * A reference that the caller releases, or NULL with an exception: those of cai_array_new, those of cai_view_acquire for
+ * `like`, or the library's own. Needs an attached thread state (the GIL).
+ */
+CAI_API CAI_NODISCARD cai_array_t *cai_array_new_like(cai_state_t *state, PyObject *like, cai_dtype_t dtype,
+                                                      int32_t ndim, const int64_t *shape);
 
 /**
  * An array over memory that a Python object keeps: as cai_array_wrap, with a new reference to `owner` as the owner, given up
@@ -231,11 +258,12 @@ CAI_IMPL_COLD PyObject *cai_impl_like_refused(cai_state_t *state, PyObject *like
     return NULL;
 }
 
-CAI_API PyObject *cai_array_to_object_like(cai_state_t *state, cai_array_t *array, PyObject *like)
+/* By from_dlpack, of the very object that the array came from, or of an Array. */
+CAI_IMPL_COLD PyObject *cai_impl_like_from_dlpack(cai_state_t *state, cai_array_t *array, PyObject *like)
 {
     PyObject *object = cai_array_to_object(state, array), *library, *from_dlpack = NULL, *result = NULL;
-    if (object == NULL || Py_TYPE(object) == Py_TYPE(like))
-        return object;
+    if (object == NULL)
+        return NULL;
     library = cai_impl_library_of(state, like);
     if (library != NULL)
         from_dlpack = PyObject_GetAttr(library, cai_impl_name(state, CAI_IMPL_NAME_FROM_DLPACK));
@@ -247,6 +275,182 @@ CAI_API PyObject *cai_array_to_object_like(cai_state_t *state, cai_array_t *arra
     Py_XDECREF(library);
     Py_DECREF(object);
     return result;
+}
+
+/* What is known of the type of `like`; one that cannot be inspected has no table. 0, or -1 with an exception. */
+CAI_IMPL int cai_impl_like_inspect(const cai_state_t *state, PyObject *like, cai_impl_type_t *known)
+{
+    const cai_impl_type_t *entry = cai_impl_type_find(state, Py_TYPE(like));
+    if (CAI_IMPL_LIKELY(entry != NULL)) {
+        *known = *entry;
+        return 0;
+    }
+    if (cai_impl_type_inspect(state, like, known) == 0)
+        return 0;
+    if (cai_impl_exception_is_final())
+        return -1;
+    PyErr_Clear();
+    known->facts = 0;
+    known->exchange = NULL;
+    return 0;
+}
+
+CAI_API PyObject *cai_array_to_object_like(cai_state_t *state, cai_array_t *array, PyObject *like)
+{
+    PyObject       *object = CAI_IMPL_CAST(PyObject *, array->object(array)); /* borrowed */
+    cai_impl_type_t known;
+    if (object != NULL && Py_TYPE(object) == Py_TYPE(like))
+        return cai_array_to_object(state, array);
+    cai_impl_queue_check(state->impl_queue);
+    if (CAI_IMPL_BITS(PyObject *, Py_TYPE(like)) == state->impl_array_type)
+        return cai_impl_array_object_new(state, array);
+    if (cai_impl_like_inspect(state, like, &known) < 0)
+        return NULL;
+    return cai_impl_exchange_suits(known.exchange, array) ? cai_impl_exchange_hand_over(state, known.exchange, array)
+                                                          : cai_impl_like_from_dlpack(state, array, like);
+}
+
+/* ------------------------------------------------------------------------------------------ new arrays like others -- */
+
+/* What is wished of a new array: one of that form without memory, which the caller releases. NULL with an exception. */
+CAI_IMPL cai_array_t *cai_impl_wish_new(cai_state_t *state, cai_device_t device, cai_dtype_t dtype, int32_t ndim,
+                                        const int64_t *shape)
+{
+    cai_impl_own_array_t *own = NULL;
+    size_t                nbytes = 0;
+    cai_error_t           error;
+    if (cai_impl_own_check(ndim, shape, CAI_MEMORY_HOST, &error) == CAI_OK)
+        own = cai_impl_own_allocate(state->impl_pool, ndim, &error);
+    if (own != NULL) {
+        own->array.tensor.device = device;
+        if (cai_impl_own_lay_out(own, dtype, shape, &nbytes, &error) == CAI_OK)
+            return &own->array;
+        (void)cai_impl_own_discard(own);
+    }
+    (void)cai_raise(state, &error);
+    return NULL;
+}
+
+/* Whether a library gave what was asked of it; that it is C-contiguous and writable was seen before. */
+CAI_IMPL bool cai_impl_wish_is_met(const cai_tensor_t *wish, const cai_tensor_t *tensor)
+{
+    bool met = cai_dtype_equal(wish->dtype, tensor->dtype) && wish->ndim == tensor->ndim &&
+               wish->device.device_type == tensor->device.device_type &&
+               wish->device.device_id == tensor->device.device_id;
+    for (int32_t i = 0; met && i < wish->ndim; i++)
+        met = wish->shape[i] == tensor->shape[i];
+    return met;
+}
+
+/* The array of a library's new object, which it keeps; NULL with an exception. */
+CAI_IMPL cai_array_t *cai_impl_new_like_keep(cai_state_t *state, PyObject *object, const cai_tensor_t *wish)
+{
+    cai_request_t request = cai_request(NULL);
+    cai_array_t  *array;
+    cai_error_t   error;
+    request.memory = CAI_ANYWHERE;
+    request.require = CAI_WRITABLE | CAI_C_CONTIGUOUS | CAI_UNUSUAL_DTYPE_OK;
+    array = cai_array_from_object(state, object, &request, cai_order_adopt());
+    if (array == NULL || CAI_IMPL_LIKELY(cai_impl_wish_is_met(wish, &array->tensor)))
+        return array;
+    cai_array_release(array);
+    (void)cai_error_set(&error, CAI_ERROR_INCOMPLETE_INTERFACE,
+                        "expected an array as it was asked for; got one of another dtype, shape or device from the "
+                        "allocator of an exchange table");
+    (void)cai_raise(state, &error);
+    return NULL;
+}
+
+CAI_IMPL cai_array_t *cai_impl_new_like_by_table(cai_state_t *state, const cai_dlpack_exchange_t *exchange,
+                                                 PyObject *like, cai_array_t *wish)
+{
+    PyObject    *object = cai_impl_exchange_new(state, exchange, like, &wish->tensor);
+    cai_array_t *array = object == NULL ? NULL : cai_impl_new_like_keep(state, object, &wish->tensor);
+    Py_XDECREF(object);
+    return array;
+}
+
+/* Keep `like` as long as the array, if its stream is a handle of its library's. Where that fails the array is released. */
+CAI_IMPL cai_array_t *cai_impl_new_like_keep_stream(cai_state_t *state, PyObject *like, cai_array_t *array)
+{
+    const cai_stream_t stream = array->stream;
+    cai_impl_kept_t   *kept;
+    if (stream == NULL || stream == CAI_STREAM_LEGACY || stream == CAI_STREAM_PER_THREAD)
+        return array;
+    kept = cai_impl_kept_new(state->impl_queue, like);
+    if (kept == NULL) {
+        cai_array_release(array);
+        return NULL;
+    }
+    (void)cai_array_set_stream(array, stream, kept, cai_impl_kept_delete); /* its own stream: nothing can go wrong */
+    return array;
+}
+
+/* Memory of cai's own beside that of `like`, of the same kind, on the same stream. */
+CAI_IMPL cai_array_t *cai_impl_new_like_by_view(cai_state_t *state, PyObject *like, const cai_view_t *view,
+                                                cai_dtype_t dtype, int32_t ndim, const int64_t *shape)
+{
+    const cai_device_t device = view->tensor.device;
+    cai_memory_t       memory = CAI_MEMORY_HOST;
+    cai_array_t       *array = NULL;
+    cai_error_t        error;
+    if (cai_impl_exchange_memory(device.device_type, &memory))
+        array = cai_array_new(state->impl_pool, dtype, ndim, shape,
+                              device.device_type == CAI_DEVICE_CUDA_HOST ? -1 : device.device_id, memory, view->stream,
+                              &error);
+    else
+        (void)cai_error_set(&error, CAI_ERROR_DEVICE_MISMATCH, "cai cannot allocate memory of device type %d",
+                            device.device_type);
+    if (array != NULL)
+        return cai_impl_new_like_keep_stream(state, like, array);
+    (void)cai_raise(state, &error);
+    return NULL;
+}
+
+CAI_IMPL cai_array_t *cai_impl_new_like_beside(cai_state_t *state, PyObject *like, cai_dtype_t dtype, int32_t ndim,
+                                               const int64_t *shape)
+{
+    cai_request_t request = cai_request("like");
+    cai_view_t    view;
+    cai_array_t  *array;
+    request.memory = CAI_ANYWHERE;
+    request.require = CAI_UNUSUAL_DTYPE_OK | CAI_UNALIGNED_OK | CAI_MASK_OK;
+    if (cai_view_acquire(state, like, &request, cai_order_none(), &view) < 0)
+        return NULL;
+    array = cai_impl_new_like_by_view(state, like, &view, dtype, ndim, shape);
+    (void)cai_view_release(&view);
+    return array;
+}
+
+/* Whether the type's library makes memory by its table; cai's own types would make it of cai's, and lose the stream. */
+CAI_IMPL bool cai_impl_new_like_has_table(const cai_impl_type_t *known)
+{
+    const cai_dlpack_exchange_t *exchange = known->exchange;
+    return exchange != NULL && (known->facts & CAI_IMPL_TYPE_ARRAY) == 0 &&
+           exchange->managed_tensor_allocator != NULL && exchange->managed_tensor_to_py_object_no_sync != NULL &&
+           (exchange->dltensor_from_py_object_no_sync != NULL ||
+            exchange->managed_tensor_from_py_object_no_sync != NULL);
+}
+
+CAI_API cai_array_t *cai_array_new_like(cai_state_t *state, PyObject *like, cai_dtype_t dtype, int32_t ndim,
+                                        const int64_t *shape)
+{
+    cai_impl_type_t known;
+    cai_device_t    device = cai_impl_device(CAI_DEVICE_CPU, 0);
+    cai_array_t    *wish, *array;
+    cai_impl_queue_check(state->impl_queue);
+    if (cai_impl_like_inspect(state, like, &known) < 0)
+        return NULL;
+    if (!cai_impl_new_like_has_table(&known))
+        return cai_impl_new_like_beside(state, like, dtype, ndim, shape);
+    if (cai_impl_exchange_device(known.exchange, like, &device) < 0)
+        return NULL;
+    if (device.device_type != CAI_DEVICE_CPU && device.device_type != CAI_DEVICE_CUDA)
+        return cai_impl_new_like_beside(state, like, dtype, ndim, shape);
+    wish = cai_impl_wish_new(state, device, dtype, ndim, shape);
+    array = wish == NULL ? NULL : cai_impl_new_like_by_table(state, known.exchange, like, wish);
+    cai_array_release(wish);
+    return array;
 }
 
 #endif /* CAI_ARRAY_OBJECT_H */

@@ -22,7 +22,8 @@
  * Where to read on:
  *   call.h        several arguments as one call          cai_call_begin, cai_call_end
  *   object.h      one array                              cai_view_acquire, cai_view_release
- *   array_object.h arrays to keep, and arrays out        cai_array_from_object, cai_array_to_object
+ *   argument.h    one array for PyArg_ParseTuple         cai_argument_converter
+ *   array_object.h arrays to keep, and arrays out        cai_array_from_object, cai_array_to_object, cai_array_new_like
  *   array.h       arrays that you own                    cai_array_new, cai_array_wrap, cai_array_used_on
  *   array_type.h  your own type as an array              CAI_DEFINE_ARRAY_PROTOCOLS
  *   request.h     what you can ask for                   cai_request_t
@@ -55,6 +56,7 @@
 #include <cai/array_type.h>
 #include <cai/object.h>
 #include <cai/array_object.h>
+#include <cai/argument.h>
 #include <cai/call.h>
 
 #endif /* CAI_CAI_H */

@@ -371,6 +371,165 @@ CAI_IMPL cai_array_t *cai_impl_exchange_take(cai_state_t *state, cai_dlpack_mana
     return array;
 }
 
+/* -------------------------------------------------------------------------------------- into another library ----- */
+
+/* Whether the array can go into a library by its table. Nobody says who frees a tensor that a table refuses; torch leaks it.
+ * So what a table is likely to refuse goes by __dlpack__, where a refusal leaks nothing, and so do read-only arrays, as
+ * which every library imports them in its own way. */
+CAI_IMPL bool cai_impl_exchange_suits(const cai_dlpack_exchange_t *exchange, const cai_array_t *array)
+{
+    const cai_tensor_t *tensor = &array->tensor;
+    const int32_t       type = tensor->device.device_type;
+    if (exchange == NULL || exchange->managed_tensor_to_py_object_no_sync == NULL ||
+        (array->flags & CAI_READONLY) != 0 || (type != CAI_DEVICE_CPU && type != CAI_DEVICE_CUDA) ||
+        !cai_dtype_is_plain(tensor->dtype) || tensor->dtype.code > CAI_CODE_BOOL)
+        return false;
+    for (int32_t i = 0; i < tensor->ndim; i++) {
+        if (tensor->shape[i] > 1 && tensor->strides[i] < 0)
+            return false;
+    }
+    return true;
+}
+
+/* The stream that a table's library works on now: legacy where it does not say. 0, or -1 with an exception. */
+CAI_IMPL int cai_impl_exchange_work_stream(const cai_dlpack_exchange_t *exchange, cai_device_t device,
+                                           cai_stream_t *stream)
+{
+    void *handle = NULL;
+    if (exchange->current_work_stream != NULL &&
+        exchange->current_work_stream(device.device_type, device.device_id, &handle) != 0) {
+        (void)cai_impl_exchange_failed("current_work_stream");
+        return -1;
+    }
+    *stream = cai_stream_from_handle(CAI_IMPL_BITS(uint64_t, handle));
+    return 0;
+}
+
+/* No function of a table orders anything: what is pending on the array comes before what its new library does next. 0, or
+ * -1 with an exception. */
+CAI_IMPL int cai_impl_exchange_order_before(cai_state_t *state, const cai_dlpack_exchange_t *exchange,
+                                            const cai_array_t *array)
+{
+    cai_stream_t stream;
+    cai_error_t  error;
+    if (array->tensor.device.device_type == CAI_DEVICE_CPU)
+        return cai_impl_array_wait(state, array);
+    if (array->stream == NULL || array->tensor.data == NULL)
+        return 0;
+    if (cai_impl_exchange_work_stream(exchange, array->tensor.device, &stream) < 0)
+        return -1;
+    if (cai_order_streams(state->impl_pool, cai_impl_array_stream(array), stream, cai_impl_array_device(array),
+                          &error) == CAI_OK)
+        return 0;
+    return cai_raise(state, &error);
+}
+
+/* An object of the table's library that owns the tensor; NULL with an exception. The tensor is not deleted then: the table
+ * may have done so already, and what leaks at worst is freed twice at worst otherwise. */
+CAI_IMPL PyObject *cai_impl_exchange_wrap(const cai_dlpack_exchange_t    *exchange,
+                                          cai_dlpack_managed_versioned_t *managed)
+{
+    void *object = NULL;
+    if (CAI_IMPL_LIKELY(exchange->managed_tensor_to_py_object_no_sync(managed, &object) == 0 && object != NULL))
+        return CAI_IMPL_CAST(PyObject *, object);
+    (void)cai_impl_exchange_failed("managed_tensor_to_py_object_no_sync");
+    return NULL;
+}
+
+/* The array as an object of the table's library, which holds a reference to it; NULL with an exception. */
+CAI_IMPL PyObject *cai_impl_exchange_hand_over(cai_state_t *state, const cai_dlpack_exchange_t *exchange,
+                                               cai_array_t *array)
+{
+    cai_dlpack_managed_versioned_t *managed;
+    if (cai_impl_exchange_order_before(state, exchange, array) < 0)
+        return NULL;
+    managed = cai_impl_managed_new_versioned(array, array->tensor.device, CAI_DLPACK_MINOR);
+    if (managed == NULL)
+        return PyErr_NoMemory();
+    cai_impl_array_went_out(array);
+    return cai_impl_exchange_wrap(exchange, managed);
+}
+
+/* The device that a table says its object lies on. 0, or -1 with an exception. */
+CAI_IMPL int cai_impl_exchange_device(const cai_dlpack_exchange_t *exchange, PyObject *object, cai_device_t *device)
+{
+    cai_dlpack_managed_versioned_t *managed = NULL;
+    cai_tensor_t                    tensor;
+    if (exchange->dltensor_from_py_object_no_sync != NULL) {
+        if (exchange->dltensor_from_py_object_no_sync(object, &tensor) == 0) {
+            *device = tensor.device;
+            return 0;
+        }
+        (void)cai_impl_exchange_failed("dltensor_from_py_object_no_sync");
+        return -1;
+    }
+    if (exchange->managed_tensor_from_py_object_no_sync(object, &managed) != 0 || managed == NULL) {
+        (void)cai_impl_exchange_failed("managed_tensor_from_py_object_no_sync");
+        return -1;
+    }
+    *device = managed->tensor.device;
+    if (managed->deleter != NULL)
+        managed->deleter(managed);
+    return 0;
+}
+
+/* What an allocator says of its failure, which it does without Python. */
+typedef struct cai_impl_allocator_error {
+    char kind[32], message[256];
+} cai_impl_allocator_error_t;
+
+/* SetError. Called once a failure by the contract, and twice by some: the first is the cause. */
+CAI_IMPL_COLD void cai_impl_exchange_note_error(void *context, const char *kind, const char *message)
+{
+    cai_impl_allocator_error_t *error = CAI_IMPL_CAST(cai_impl_allocator_error_t *, context);
+    if (error->message[0] != '\0')
+        return;
+    snprintf(error->kind, sizeof(error->kind), "%s", kind == NULL ? "" : kind);
+    snprintf(error->message, sizeof(error->message), "%s", message == NULL ? "no memory" : message);
+    error->message[strcspn(error->message, "\n")] = '\0'; /* of a C++ trace the first line is enough */
+}
+
+CAI_IMPL_COLD PyObject *cai_impl_exception_of_kind(const char *kind)
+{
+    if (strcmp(kind, "MemoryError") == 0)
+        return PyExc_MemoryError;
+    if (strcmp(kind, "BufferError") == 0)
+        return PyExc_BufferError;
+    if (strcmp(kind, "TypeError") == 0)
+        return PyExc_TypeError;
+    return strcmp(kind, "ValueError") == 0 ? PyExc_ValueError : PyExc_RuntimeError;
+}
+
+/* An allocator's failure as an exception: its own if it set one, else of the kind that it told. */
+CAI_IMPL_COLD void cai_impl_exchange_not_allocated(const cai_state_t *state, PyObject *like,
+                                                   const cai_impl_allocator_error_t *error)
+{
+    char type[192];
+    if (PyErr_Occurred() != NULL)
+        return;
+    if (error->message[0] == '\0') {
+        (void)cai_impl_exchange_failed("managed_tensor_allocator");
+        return;
+    }
+    cai_impl_type_words(state, like, type, sizeof(type));
+    PyErr_Format(cai_impl_exception_of_kind(error->kind), "the allocator of %s: %s", type, error->message);
+}
+
+/* A new object of the table's library, in memory of its allocator; of `wish` everything but the data counts. NULL with an
+ * exception. */
+CAI_IMPL PyObject *cai_impl_exchange_new(const cai_state_t *state, const cai_dlpack_exchange_t *exchange,
+                                         PyObject *like, cai_tensor_t *wish)
+{
+    cai_dlpack_managed_versioned_t *managed = NULL;
+    cai_impl_allocator_error_t      error;
+    memset(&error, 0, sizeof(error));
+    if (exchange->managed_tensor_allocator(wish, &managed, &error, cai_impl_exchange_note_error) == 0 &&
+        managed != NULL)
+        return cai_impl_exchange_wrap(exchange, managed);
+    cai_impl_exchange_not_allocated(state, like, &error);
+    return NULL;
+}
+
 /* ----------------------------------------------------------------------- a table's state, in each interpreter ---- */
 
 /* The functions of a table that make an object are told no module: the state is found by the interpreter, whose dict has a

@@ -43,6 +43,7 @@
     X(OLD_CUDA_STREAM, "cuda_stream")                                                                                  \
     X(PTR, "ptr")                                                                                                      \
     X(HANDLE, "handle")                                                                                                \
+    X(VALUE, "value")                                                                                                  \
     X(DL_DEVICE, "dl_device")                                                                                          \
     X(COPY, "copy")                                                                                                    \
     X(FROM_DLPACK, "from_dlpack")                                                                                      \

@@ -62,6 +62,7 @@ LAYERS = {
     "array_type.h": ["buffer", "cuda_array_interface", "cuda_stream", "dlpack", "exchange"],
     "object.h": ["array_type"],
     "array_object.h": ["object"],
+    "argument.h": ["object"],
     "call.h": ["object"],
     "cai.h": [
         "python_compat",
@@ -77,6 +78,7 @@ LAYERS = {
         "array_type",
         "object",
         "array_object",
+        "argument",
         "call",
     ],
     "dlpack_compat.h": ["core", "<dlpack/dlpack.h>"],

@@ -3,12 +3,15 @@
 import gc
 import sys
 
+import checks
 import emulated
+import loans
 import numpy as np
 import owntype
 import producers
 import pycai
 import pytest
+import tables
 
 
 class OnTheHost:
@@ -179,3 +182,66 @@ def test_an_own_type_on_the_device():
 def test_sizes_that_are_none(n):
     with pytest.raises(ValueError, match="'n'"):
         owntype.Buffer(n)
+
+
+# --------------------------------------------------------------------------------------- results in the library of x
+
+FOUR = np.arange(4, dtype="f4")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_axpy_of_numpy(dtype):
+    x = np.arange(6, dtype=dtype).reshape(2, 3).T
+    made = pycai.axpy(x, x[::-1], 3.0)
+    assert type(made) is np.ndarray and made.dtype == dtype and made.flags.c_contiguous
+    assert made.tolist() == (3 * x + x[::-1]).tolist()
+
+
+def test_axpy_of_torch():
+    torch = checks.need("torch")
+    x = torch.arange(4.0)
+    made = pycai.axpy(x, FOUR)
+    assert type(made) is torch.Tensor and made.tolist() == [0, 3, 6, 9]
+
+
+def test_axpy_of_jax():
+    """A new one is C's to write until it is JAX's."""
+    jax, x = checks.need("jax"), checks.need("jax.numpy").arange(4.0)
+    made = pycai.axpy(x, x)
+    assert isinstance(made, jax.Array) and made.tolist() == [0, 3, 6, 9]
+
+
+def test_axpy_on_the_device():
+    stream = emulated.create_stream()
+    x = producers.Interface(FOUR, stream=stream)
+    with pytest.raises(pycai.InterfaceNotImplementedError, match="from_dlpack"):
+        pycai.axpy(x, x)
+    x = pycai.return_cuda_array_interface_with_memory_copy([1, 2, 3])
+    made = pycai.axpy(x, x, 4.0)
+    assert type(made) is type(x) and made.device == "cuda:0" and values(made).tolist() == [5, 10, 15]
+
+
+def test_axpy_in_the_memory_of_a_library():
+    """The very object that its table made, on the stream that the library works on."""
+    class Library(tables.Array):
+        __dlpack_c_exchange_api__ = tables.make_table(makes=True, allocates=True)
+
+    stream, pointer = emulated.create_stream(), emulated.allocate(16)
+    x = loans.table_array(Library, FOUR.tobytes())
+    tables.set_stream(stream)
+    tables.behave(Library, memory=pointer)
+    made = pycai.axpy(x, x)
+    assert type(made) is Library and made.describe()["pointer"] == pointer
+    emulated.synchronize(stream)
+    assert np.frombuffer(emulated.read(pointer, 16), "f4").tolist() == [0, 3, 6, 9]
+    tables.set_stream(0)
+
+
+@pytest.mark.parametrize("arguments, error", [
+    ((), TypeError), ((FOUR,), TypeError), ((FOUR, FOUR, 1.0, 2.0), TypeError), ((FOUR, FOUR, "2"), TypeError),
+    ((FOUR.astype("i4"), FOUR), pycai.DtypeMismatchError), ((FOUR, FOUR[1:]), pycai.InvalidShapeError),
+    ((object(), FOUR), pycai.InterfaceNotImplementedError), ((bytearray(16), FOUR), pycai.DtypeMismatchError),
+])
+def test_axpy_of_what_it_does_not_take(arguments, error):
+    with pytest.raises(error):
+        pycai.axpy(*arguments)

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import inspect
 import operator
 import sys
 import warnings
@@ -146,12 +147,14 @@ def test_pitfall_68_answers_that_are_none(arrays, answer):
     with pytest.raises(arrays.InvalidStreamError) as refusal:
         arrays.read_stream(Protocol(answer))
     assert isinstance(refusal.value, ValueError)
-    assert "Protocol" in str(refusal.value)
+    pair = type(answer) is tuple and len(answer) == 2 and type(answer[0]) is int
+    assert f"test_stream_objects.Protocol, whose __cuda_stream__ gives {'the handle ' if pair else ''}" in str(refusal.value)
+    assert repr(answer[1] if pair else answer) in str(refusal.value)
 
 
 @pytest.mark.parametrize("version", [1, 2, -1, 99])
 def test_pitfall_68_other_versions(arrays, version):
-    with pytest.raises(arrays.InvalidVersionError, match="version"):
+    with pytest.raises(arrays.InvalidVersionError, match=f"whose __cuda_stream__ is of version {version}, not 0$"):
         arrays.read_stream(Protocol((version, HANDLE)))
 
 
@@ -164,16 +167,66 @@ def test_the_streams_own_exception_is_raised(arrays, what):
 @pytest.mark.parametrize("thing", [True, False, -1, 1 << 64, "1", b"1", 1.0, object(), (0, HANDLE), [], {}, print],
                          ids=lambda thing: type(thing).__name__ + str(thing)[:4])
 def test_pitfall_69_things_that_are_no_streams(arrays, thing):
-    with pytest.raises(arrays.InvalidStreamError, match="expected a CUDA stream"):
+    with pytest.raises(arrays.InvalidStreamError, match="expected a CUDA stream") as refusal:
         arrays.read_stream(thing)
+    assert f"got {type(thing).__name__} {thing!r}" in str(refusal.value)
 
 
 @pytest.mark.parametrize("value", ["1", b"1", bytearray(b"1"), 1.0, True, None, -1, 1 << 64, object()])
 @pytest.mark.parametrize("name", ["cuda_stream", "ptr", "handle"])
 def test_handles_that_are_none(arrays, name, value):
     """Text and floats are no handles, though int() makes numbers of them."""
-    with pytest.raises(arrays.InvalidStreamError):
+    with pytest.raises(arrays.InvalidStreamError) as refusal:
         arrays.read_stream(Attributes(**{name: value}))
+    assert f"Attributes, whose {name} is {value!r}, which is no handle" in str(refusal.value)
+
+
+@pytest.mark.parametrize("pointer", [ctypes.c_char_p(b"1"), ctypes.c_float(1), ctypes.c_bool(True), ctypes.c_int(-1),
+                                     (ctypes.c_int * 1)(1)], ids=lambda pointer: type(pointer).__name__)
+def test_things_of_ctypes_that_are_no_handles(arrays, pointer):
+    with pytest.raises(arrays.InvalidStreamError):
+        arrays.read_stream(Attributes(handle=pointer))
+
+
+@pytest.mark.parametrize("words", ["x" * 5000, "two\nlines", None], ids=["long", "lines", "raises"])
+def test_messages_whatever_the_values_repr_is(arrays, words):
+    class Odd:
+        def __repr__(self):
+            return words
+
+    with pytest.raises(arrays.InvalidStreamError) as refusal:
+        arrays.read_stream(Protocol(Odd()))
+    shown = {"x": "x" * 95, "t": "two,"}.get(str(words)[0], "something without a repr")
+    assert f"gives {shown}" in str(refusal.value) and len(str(refusal.value)) < 400
+
+
+class Final:
+    """A number whose reading ends the program, or finds no memory."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def __index__(self):
+        raise self.what
+
+
+@pytest.mark.parametrize("what", [KeyboardInterrupt, MemoryError, ZeroDivisionError])
+def test_exceptions_of_numbers(arrays, what):
+    """The cause of the refusal, or the exception itself where that must not be passed over."""
+    for stream in (Attributes(ptr=Final(what)), Protocol((Final(what), 1)), Protocol((0, Final(what)))):
+        refusal = checks.catch(arrays.read_stream, stream)[1]
+        if what is ZeroDivisionError:
+            assert (refusal.type, refusal.cause) == (arrays.InvalidStreamError, what)
+        else:
+            assert (refusal.type, refusal.causes) == (what, [])
+
+
+@pytest.mark.parametrize("attribute", ["__dlpack__", "__cuda_array_interface__"])
+def test_pitfall_69_pointers_of_arrays_are_no_handles(arrays, attribute):
+    """CuPy, RMM and PyCUDA call an array's address `ptr` too. What has the protocol is a stream, whatever else it is."""
+    with pytest.raises(arrays.InvalidStreamError, match="Attributes, which is an array$"):
+        arrays.read_stream(Attributes(ptr=HANDLE, **{attribute: {}}))
+    assert arrays.read_stream(Protocol((0, HANDLE), **{attribute: {}})) == HANDLE
 
 
 def test_arrays_are_no_streams(arrays):
@@ -185,10 +238,62 @@ def test_arrays_are_no_streams(arrays):
 # ----------------------------------------------------------------------------------------------------- of the libraries
 
 
-def test_streams_of_cuda_core_and_bindings(arrays):
+def test_streams_of_cuda_bindings(arrays):
     driver = checks.need("cuda.bindings.driver")
     assert arrays.read_stream(Attributes(handle=driver.CUstream(HANDLE))) == HANDLE
+    assert arrays.read_stream(Attributes(handle=driver.CUstream(0))) == 1
     assert arrays.read_stream(Protocol((0, driver.CUstream(HANDLE)))) == HANDLE
+
+
+def test_streams_of_cuda_core(arrays):
+    """The protocol, and `handle` as what came before it."""
+    core = checks.need("cuda.core")
+    for stream, number in ((core.LEGACY_DEFAULT_STREAM, 1), (core.PER_THREAD_DEFAULT_STREAM, 2)):
+        assert arrays.read_stream(stream) == arrays.read_stream(Attributes(handle=stream.handle)) == number
+
+
+@pytest.mark.filterwarnings("ignore:ExternalStream:DeprecationWarning")
+def test_streams_of_cupy(arrays):
+    """In by the protocol, and by `ptr` as before it; out by the protocol, which CuPy reads strictly."""
+    cuda = checks.need("cupy").cuda
+    for stream, number in ((cuda.Stream.null, 1), (cuda.Stream.ptds, 2), (cuda.ExternalStream(HANDLE), HANDLE)):
+        assert arrays.read_stream(stream) == arrays.read_stream(Attributes(ptr=stream.ptr)) == number
+    if hasattr(cuda.Stream, "from_external"):
+        assert cuda.Stream.from_external(arrays.make_stream(HANDLE)).ptr == HANDLE
+
+
+def numba_stream(driver, number):
+    """As numba-cuda makes one, and as Numba itself does: around a ctypes.c_void_p, whose value for 0 is None."""
+    if "context" in inspect.signature(driver.Stream).parameters:
+        return driver.Stream(None, driver.drvapi.cu_stream(number), None)
+    return driver.Stream(checks.need("cuda.bindings.driver").CUstream(number))
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, HANDLE])
+def test_streams_of_numba(arrays, number):
+    """Its default stream gives a member of an enumeration, and once gave None."""
+    stream = numba_stream(checks.need("numba.cuda.cudadrv.driver"), number)
+    assert arrays.read_stream(stream) == (number or 1)
+    assert arrays.read_stream(Attributes(handle=stream.handle)) == (number or 1)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, HANDLE])
+def test_handles_of_older_numba(arrays, number):
+    assert arrays.read_stream(Attributes(handle=ctypes.c_void_p(number))) == (number or 1)
+    assert arrays.read_stream(Protocol((0, ctypes.c_void_p(number)))) == (number or 1)
+
+
+def test_streams_of_torch(arrays):
+    """torch.cuda.Stream, which cannot be made without a GPU, up to 2.9: `stream_id` is no handle, and 0 is legacy."""
+    for number in (0, HANDLE):
+        stream = Attributes(cuda_stream=number, stream_id=35, device_index=0, device_type=1, priority=0)
+        assert arrays.read_stream(stream) == (number or 1)
+
+
+def test_pitfall_69_streams_of_torch_for_other_devices(arrays):
+    torch = checks.need("torch")
+    with pytest.raises(arrays.InvalidStreamError, match="got torch.Stream "):
+        arrays.read_stream(torch.Stream("cpu"))
 
 
 # --------------------------------------------------------------------------------------------------------------- Stream

@@ -286,6 +286,20 @@ static PyObject *give_like(PyObject *module, PyObject *args)
     return array == NULL ? NULL : cai_array_to_object_like(cai_module_state(module), array, like);
 }
 
+/* new_like(like, shape, dtype="float32"): a handle. */
+static PyObject *new_like(PyObject *module, PyObject *args)
+{
+    PyObject   *like, *shape;
+    const char *name = "float32";
+    int32_t     ndim;
+    int64_t     extents[CAI_MAX_NDIM];
+    cai_dtype_t dtype;
+    if (!PyArg_ParseTuple(args, "OO|s", &like, &shape, &name) || read_shape(shape, &ndim, extents) < 0 ||
+        read_dtype(module, name, &dtype) < 0)
+        return NULL;
+    return make_handle(cai_array_new_like(cai_module_state(module), like, dtype, ndim, extents));
+}
+
 static PyObject *to_capsule(PyObject *module, PyObject *handle)
 {
     cai_array_t *array = array_of(handle);
@@ -525,6 +539,7 @@ static PyMethodDef methods[] = {
     {"keep", keep, METH_VARARGS, NULL},
     {"give", give, METH_O, NULL},
     {"give_like", give_like, METH_VARARGS, NULL},
+    {"new_like", new_like, METH_VARARGS, NULL},
     {"to_capsule", to_capsule, METH_O, NULL},
     {"from_capsule", from_capsule, METH_O, NULL},
     {"release", release, METH_O, NULL},

@@ -332,6 +332,37 @@ static PyObject *call(PyObject *module, PyObject *parameters)
     return cai_call_end(&state_of_call, run_body(body, describe_call(&state_of_call, views, n)));
 }
 
+PyDoc_STRVAR(parse_doc,
+             "parse(arguments, order, request, format) -> (descriptions, number, statuses)\n\n"
+             "Two arrays and an integer by PyArg_ParseTuple, as the format says; None for an array that was left out.");
+
+static PyObject *parse(PyObject *module, PyObject *args)
+{
+    PyObject       *arguments, *order_value, *fields, *descriptions = NULL;
+    const char     *format, *statuses[2];
+    probe_request_t wish;
+    cai_order_t     order;
+    cai_argument_t  x[2];
+    int             number = 0;
+    if (!PyArg_ParseTuple(args, "O!OO!s", &PyTuple_Type, &arguments, &order_value, &PyDict_Type, &fields, &format) ||
+        read_request(fields, &wish) < 0 || read_order(order_value, &order) < 0)
+        return NULL;
+    for (int i = 0; i < 2; i++)
+        cai_argument_init(&x[i], &state_of(module)->cai, &wish.request, order);
+    if (!PyArg_ParseTuple(arguments, format, cai_argument_converter, &x[0], cai_argument_converter, &x[1], &number)) {
+        if (cai_view_object(&x[0].view) != NULL || cai_view_object(&x[1].view) != NULL)
+            PyErr_SetString(PyExc_SystemError, "a view is held after a failure");
+        return NULL;
+    }
+    if (cai_view_object(&x[1].view) == NULL)
+        descriptions = Py_BuildValue("(NO)", describe(&x[0].view), Py_None);
+    else
+        descriptions = Py_BuildValue("(NN)", describe(&x[0].view), describe(&x[1].view));
+    for (int i = 0; i < 2; i++)
+        statuses[i] = cai_status_name(cai_view_release(&x[i].view));
+    return descriptions == NULL ? NULL : Py_BuildValue("(Ni(ss))", descriptions, number, statuses[0], statuses[1]);
+}
+
 PyDoc_STRVAR(raise_doc, "raise_status(status, message, code=0, name=None): cai_raise");
 
 static PyObject *raise_status(PyObject *module, PyObject *args)
@@ -382,6 +413,7 @@ static PyObject *extent(PyObject *module, PyObject *k)
 static PyMethodDef methods[] = {
     {"acquire", acquire, METH_VARARGS, acquire_doc},
     {"call", call, METH_VARARGS, call_doc},
+    {"parse", parse, METH_VARARGS, parse_doc},
     {"raise_status", raise_status, METH_VARARGS, raise_doc},
     {"register_exceptions", register_exceptions, METH_VARARGS, register_doc},
     {"extent", extent, METH_O, extent_doc},
