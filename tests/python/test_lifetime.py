@@ -336,6 +336,24 @@ def test_pitfall_37_a_deleter_that_raises_does_not_replace_the_pending_exception
     assert found == [MemoryError]
 
 
+def test_pitfall_37_who_is_given_back_to_late_does_not_see_what_another_deleter_left():
+    """The queue is emptied in one go, between one exception and the next."""
+    seen = []
+
+    def note():
+        seen.append(no_exception_is_set())
+
+    def managed():
+        return dlpack.Managed(emulated.allocate(16), (4,), device=(dlpack.CUDA, 0), on_delete=note)
+
+    with unraisable() as found:
+        for given in (managed(), failing_managed(), managed(), failing_managed(), managed()):
+            probe.acquire(given.capsule(), "adopt", {}).release()
+        give_back_what_is_late()
+    assert seen == [True] * 3
+    assert found == [MemoryError] * 2
+
+
 @pytest.mark.parametrize("request_", [{"dtype": "int64"}, {"ndim": 3}, {"require": probe.WRITABLE}], ids=str)
 def test_pitfall_37_a_deleter_that_raises_does_not_replace_the_refusal(request_):
     """The deleter runs on the way out of an acquire that fails, while the refusal is set."""
