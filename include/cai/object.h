@@ -442,13 +442,16 @@ typedef struct cai_impl_late_view {
     void *managed;
 } cai_impl_late_view_t;
 
+/* No exception is set: the queue has put it aside. What a deleter leaves behind must not meet whoever comes after it. */
 CAI_IMPL void cai_impl_late_view_give_back(cai_impl_return_t *item)
 {
     cai_impl_late_view_t *late = CAI_IMPL_BITS(cai_impl_late_view_t *, item);
     cai_impl_queue_t     *queue = late->queue;
     if (late->give_back != NULL)
         late->give_back(late->managed);
+    cai_impl_put_back(NULL);
     Py_DECREF(late->object);
+    cai_impl_put_back(NULL);
     free(late);
     cai_impl_queue_release(queue);
 }

@@ -212,6 +212,10 @@ class Loan:
         del self._array
         return array
 
+    def is_given_back_late(self, order):
+        """Whether a release keeps it until the consumer's work is done, there being no stream that could wait for it."""
+        return self.tells in (SILENT, ASKED) and order not in ("block", "none")
+
     def take_back(self):
         self.given_back += 1
         if self._life != emulated.life():

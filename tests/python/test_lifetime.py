@@ -58,6 +58,23 @@ def borrowed(request):
     return REUSABLE[request.param]()
 
 
+# By the first order everything is given back inside the release, by the second one late where no stream was told.
+INSIDE_AND_LATE = ["none", "adopt"]
+
+
+def give_back_what_is_late():
+    """All of it, with what is released when that comes back."""
+    while emulated.run_all():
+        pass
+
+
+def assert_given_back_once(loan, order):
+    """By the release that was made before, or late if that order keeps it."""
+    assert loan.given_back == (0 if loan.is_given_back_late(order) else 1)
+    give_back_what_is_late()
+    assert loan.given_back == 1
+
+
 # ---------------------------------------------------------------------------------------------- what a view holds on to
 
 
@@ -103,8 +120,11 @@ def test_pitfall_57_the_object_lives_as_long_as_it_is_held(source, order):
     assert loan.given_back == 0
     assert loan.now() == loans.NEW
     view.release()
+    if loan.is_given_back_late(order):
+        assert dies() is not None
+        assert loan.now() == loans.NEW
+    assert_given_back_once(loan, order)
     assert dies() is None
-    assert loan.given_back == 1
 
 
 def test_pitfall_57_the_dict_alone_is_no_array():
@@ -211,7 +231,7 @@ def test_everything_is_given_back_once(source, end):
         assert emulated.call_names() == []
     del view
     gc.collect()
-    assert loan.given_back == 1
+    assert_given_back_once(loan, "adopt")
 
 
 def test_a_released_view_can_be_described():
@@ -230,7 +250,7 @@ def test_a_view_is_released_while_the_thread_of_its_acquire_is_gone(source):
     del thread
     assert loan.given_back == 0
     assert held[0].release() == "OK"
-    assert loan.given_back == 1
+    assert_given_back_once(loan, "adopt")
 
 
 # ------------------------------------------------------------------------------ giving back: with an exception pending
@@ -252,23 +272,26 @@ def test_pitfall_37_a_pending_exception_survives_the_release(source, order):
         view.release_raising(pending)
     assert raised.value is pending
     assert (pending.__cause__, pending.__context__) == (None, None)
-    assert loan.given_back == 1
+    assert_given_back_once(loan, order)
 
 
 @pytest.mark.parametrize("protocol", ["dlpack", "object"])
-def test_pitfall_37_whoever_is_given_back_to_sees_no_exception(protocol):
+@pytest.mark.parametrize("order", INSIDE_AND_LATE)
+def test_pitfall_37_whoever_is_given_back_to_sees_no_exception(protocol, order):
     seen = []
     if protocol == "dlpack":
         given = dlpack.Managed(emulated.allocate(16), (4,), device=(dlpack.CUDA, 0),
                                on_delete=lambda: seen.append(no_exception_is_set())).capsule()
     else:
-        given = producers.Interface(np.zeros(4, "f4"))
+        given = producers.Interface(np.zeros(4, "f4"), version=2)
         weakref.finalize(given, lambda: seen.append(no_exception_is_set()))
-    view = probe.acquire(given, "adopt", {})
+    view = probe.acquire(given, order, {})
     del given
     with pytest.raises(Expected):
         view.release_raising(Expected())
     gc.collect()
+    assert seen == ([] if order == "adopt" else [True])
+    give_back_what_is_late()
     assert seen == [True]
 
 
@@ -292,21 +315,43 @@ def failing_managed(**kwargs):
 
 
 @pytest.mark.parametrize("version", [None, (1, 3)])
-def test_pitfall_37_a_deleter_that_raises_is_reported_and_raises_nothing(version):
-    view = probe.acquire(failing_managed(version=version).capsule(), "adopt", {})
+@pytest.mark.parametrize("order", INSIDE_AND_LATE)
+def test_pitfall_37_a_deleter_that_raises_is_reported_and_raises_nothing(version, order):
+    view = probe.acquire(failing_managed(version=version).capsule(), order, {})
     with unraisable() as found:
         assert view.release() == "OK"
+        give_back_what_is_late()
     assert found == [MemoryError]
 
 
-def test_pitfall_37_a_deleter_that_raises_does_not_replace_the_pending_exception():
-    view, pending = probe.acquire(failing_managed().capsule(), "adopt", {}), Expected()
+@pytest.mark.parametrize("order", INSIDE_AND_LATE)
+def test_pitfall_37_a_deleter_that_raises_does_not_replace_the_pending_exception(order):
+    view, pending = probe.acquire(failing_managed().capsule(), order, {}), Expected()
     with unraisable() as found:
         with pytest.raises(Expected) as raised:
             view.release_raising(pending)
+        give_back_what_is_late()
     assert raised.value is pending
     assert (pending.__cause__, pending.__context__) == (None, None)
     assert found == [MemoryError]
+
+
+def test_pitfall_37_who_is_given_back_to_late_does_not_see_what_another_deleter_left():
+    """The queue is emptied in one go, between one exception and the next."""
+    seen = []
+
+    def note():
+        seen.append(no_exception_is_set())
+
+    def managed():
+        return dlpack.Managed(emulated.allocate(16), (4,), device=(dlpack.CUDA, 0), on_delete=note)
+
+    with unraisable() as found:
+        for given in (managed(), failing_managed(), managed(), failing_managed(), managed()):
+            probe.acquire(given.capsule(), "adopt", {}).release()
+        give_back_what_is_late()
+    assert seen == [True] * 3
+    assert found == [MemoryError] * 2
 
 
 @pytest.mark.parametrize("request_", [{"dtype": "int64"}, {"ndim": 3}, {"require": probe.WRITABLE}], ids=str)
@@ -318,15 +363,17 @@ def test_pitfall_37_a_deleter_that_raises_does_not_replace_the_refusal(request_)
     assert found == [MemoryError]
 
 
-def test_pitfall_37_a_finaliser_that_raises_is_reported_and_raises_nothing():
+@pytest.mark.parametrize("order", INSIDE_AND_LATE)
+def test_pitfall_37_a_finaliser_that_raises_is_reported_and_raises_nothing(order):
     class Raising(producers.Interface):
         def __del__(self):
             raise Expected
 
-    view, pending = probe.acquire(Raising(np.zeros(4, "f4")), "adopt", {}), KeyError()
+    view, pending = probe.acquire(Raising(np.zeros(4, "f4"), version=2), order, {}), KeyError()
     with unraisable() as found:
         with pytest.raises(KeyError) as raised:
             view.release_raising(pending)
+        give_back_what_is_late()
     assert raised.value is pending
     assert found == [Expected]
 
@@ -334,17 +381,20 @@ def test_pitfall_37_a_finaliser_that_raises_is_reported_and_raises_nothing():
 # ------------------------------------------------------------------------- giving back: to somebody who calls cai again
 
 
-def test_a_deleter_may_release_the_same_view():
+@pytest.mark.parametrize("order", INSIDE_AND_LATE)
+def test_a_deleter_may_release_the_same_view(order):
     managed = dlpack.Managed(emulated.allocate(16), (4,), device=(dlpack.CUDA, 0), on_delete=lambda: view.release())
-    view = probe.acquire(managed.capsule(), "adopt", {})
+    view = probe.acquire(managed.capsule(), order, {})
     assert view.release() == "OK"
+    give_back_what_is_late()
     assert managed.deletions == 1
 
 
 @pytest.mark.parametrize("end", ["release", "dealloc"])
-def test_a_deleter_may_release_other_views(end):
+@pytest.mark.parametrize("order", INSIDE_AND_LATE)
+def test_a_deleter_may_release_other_views(end, order):
     others = [dlpack.Managed(emulated.allocate(16), (4,), device=(dlpack.CUDA, 0)) for _ in range(3)]
-    views = [probe.acquire(other.capsule(), "adopt", {}) for other in others]
+    views = [probe.acquire(other.capsule(), order, {}) for other in others]
 
     def on_delete():
         if end == "release":
@@ -353,12 +403,14 @@ def test_a_deleter_may_release_other_views(end):
             views.clear()
 
     managed = dlpack.Managed(emulated.allocate(16), (4,), device=(dlpack.CUDA, 0), on_delete=on_delete)
-    probe.acquire(managed.capsule(), "adopt", {}).release()
+    probe.acquire(managed.capsule(), order, {}).release()
+    give_back_what_is_late()
     assert [other.deletions for other in others] == [1, 1, 1]
     assert managed.deletions == 1
 
 
-def test_a_deleter_may_acquire(unchanged):
+@pytest.mark.parametrize("order", INSIDE_AND_LATE)
+def test_a_deleter_may_acquire(order, unchanged):
     host, device, seen = np.zeros(3), producers.Interface(np.zeros(4, "f4")), []
 
     def on_delete():
@@ -369,22 +421,26 @@ def test_a_deleter_may_acquire(unchanged):
 
     managed = dlpack.Managed(emulated.allocate(16), (4,), device=(dlpack.CUDA, 0), on_delete=on_delete)
     with unchanged(host, device):
-        probe.acquire(managed.capsule(), "adopt", {}).release()
+        probe.acquire(managed.capsule(), order, {}).release()
+        assert seen == ([] if order == "adopt" else [3, 4])
     assert seen == [3, 4]
 
 
-def test_a_finaliser_may_release_the_view_that_held_its_object():
+@pytest.mark.parametrize("order", INSIDE_AND_LATE)
+def test_a_finaliser_may_release_the_view_that_held_its_object(order):
     class Releasing(producers.Interface):
         def __del__(self):
             statuses.append(view.release())
 
     statuses = []
-    view = probe.acquire(Releasing(np.zeros(4, "f4")), "adopt", {})
+    view = probe.acquire(Releasing(np.zeros(4, "f4"), version=2), order, {})
     assert view.release() == "OK"
+    give_back_what_is_late()
     assert statuses == ["OK"]
 
 
-def test_a_chain_of_views_that_hold_each_other():
+@pytest.mark.parametrize("order", INSIDE_AND_LATE)
+def test_a_chain_of_views_that_hold_each_other(order):
     """pitfall 58: each object holds the view of the next; letting go of the first lets go of all."""
     given_back = []
 
@@ -394,12 +450,13 @@ def test_a_chain_of_views_that_hold_each_other():
 
     view = None
     for number in range(50):
-        link = Link(np.zeros(1, "f4"))
+        link = Link(np.zeros(1, "f4"), version=2)
         link.number, link.view = number, view
-        view = probe.acquire(link, "adopt", {})
+        view = probe.acquire(link, order, {})
     del link
     assert given_back == []
     del view
+    give_back_what_is_late()
     assert given_back == list(reversed(range(50)))
 
 
@@ -420,6 +477,7 @@ def test_garbage_collection_during_an_acquire():
     gc.collect()
     assert view.describe()["pointer"] == given.pointer
     view.release()
+    give_back_what_is_late()
     assert given.deletions == [1]
 
 
@@ -456,6 +514,7 @@ def test_pitfall_60_threads_borrow_the_same_arrays(order, unchanged):
     arrays = [make() for name, make in REUSABLE.items()]
     order = make_stream("non-blocking") if order == "wait" else order
     pointers = [probe.acquire(given, order, ANY).describe()["pointer"] for given in arrays]
+    give_back_what_is_late()
 
     def borrow(number):
         for turn in range(20):
@@ -642,6 +701,7 @@ def test_more_types_than_the_cache_holds(fresh):
     dies = [weakref.ref(object_type) for object_type, _ in made]
     made.clear()
     del object_type
+    give_back_what_is_late()
     gc.collect()
     assert sum(ref() is not None for ref in dies) <= 128
 
@@ -797,6 +857,7 @@ def test_pitfall_60_threads_fill_the_cache_with_the_same_types(fresh):
                 check_chameleon(fresh, chameleon(kind, object_type), kind)
 
     on_threads(use, 4)
+    give_back_what_is_late()
     gc.collect()
     grown = [sys.getrefcount(object_type) - count for (object_type, _), count in zip(made, counts)]
     assert set(grown) <= {0, 1}  # held by the cache, once, or not
@@ -811,6 +872,7 @@ def test_builds_of_the_library_in_one_process_know_nothing_of_each_other():
     check_chameleon(second, chameleon("dlpack", object_type), "dlpack")
     check_chameleon(first, chameleon("dlpack", object_type), "dlpack")
     check_chameleon(second, chameleon("interface-v3", object_type), "interface-v3")
+    give_back_what_is_late()
     gc.collect()
     assert sys.getrefcount(object_type) == before + 2
     del first, second

@@ -110,8 +110,8 @@ def test_order_wait_shows_the_producers_work_to_the_consumer(source, pair):
 
 
 @pytest.mark.parametrize("source, pair", ORDERED)
-def test_order_wait_gives_memory_back_after_the_consumers_work(source, pair):
-    """pitfalls 53 and 56: whoever gets the block next overwrites it at once, or on the producer's stream."""
+def test_pitfall_53_memory_comes_back_after_the_consumers_work(source, pair):
+    """Whoever gets the block next overwrites it at once, or on the producer's stream."""
     producer, consumer = streams(pair)
     loan = Loan(source, producer, pending=False)
     view = probe.acquire(loan.give(), consumer, {})

@@ -178,6 +178,49 @@ arrays.release_on_thread(handle, True)
 """).strip() == "given back"
 
 
+LATE = """
+import atexit
+early = []
+atexit.register(lambda: [function() for function in early])  # runs after cai's own callback, which closes the queue
+""" + BEGIN + """
+import probe
+
+class Said(producers.Interface):
+    def __del__(self, print=print):
+        print("given back")
+
+def borrow():
+    probe.acquire(Said(np.zeros(4, "f4"), version=2), "adopt", {}).release()
+    assert emulated.count_pending() > 0
+"""
+
+
+@pytest.mark.parametrize("work, printed", [
+    pytest.param("borrow()", "", id="the work is never done"),
+    pytest.param("borrow(); emulated.run_all()", "given back", id="done as the last thing"),
+    pytest.param("borrow(); atexit.register(emulated.run_all)", "given back", id="done in atexit"),
+    pytest.param("borrow(); early.append(emulated.run_all)", "", id="done too late"),
+    pytest.param("atexit.register(lambda: (borrow(), emulated.run_all()))", "given back", id="all in atexit"),
+    pytest.param("early.append(lambda: (borrow(), emulated.run_all()))", "", id="all too late"),
+])
+@pytest.mark.parametrize("thread", [False, True])
+def test_pitfall_45_what_is_given_back_late(work, printed, thread):
+    """As long as there is a Python to give it back to. Afterwards it is leaked, and nobody is harmed."""
+    if thread:
+        work = f"thread = threading.Thread(target=lambda: exec({work!r})); thread.start(); thread.join()"
+    assert children.run(LATE + work).strip() == printed
+
+
+@pytest.mark.parametrize("delay", [0, 1, 30])  # milliseconds
+def test_pitfall_45_work_that_is_done_while_python_ends(delay):
+    """On a thread of CUDA's, at whatever moment that is."""
+    children.run(LATE + f"""
+emulated.set_background({delay})
+for _ in range(50):
+    probe.acquire(Said(np.zeros(4, "f4"), version=2), "adopt", {{}}).release()
+""")
+
+
 def test_pitfall_45_no_modules():
     """The modules are gone from sys.modules, and their arrays live on."""
     children.run(BEGIN + """
@@ -279,3 +322,36 @@ def test_pitfall_61_interpreters_side_by_side():
         two.run(second)
         two.destroy()
     """)
+
+
+@pytest.mark.parametrize("end, printed", [
+    pytest.param("emulated.run_all(); one.run(call); say('called'); one.destroy()", "given back called", id="a call"),
+    pytest.param("emulated.run_all(); say('nothing'); one.destroy()", "nothing given back", id="its end"),
+    pytest.param("one.destroy(); emulated.run_all(); say('gone')", "gone", id="too late"),
+])
+def test_pitfall_61_what_is_given_back_late_to_an_interpreter(end, printed):
+    """Only the main one can be asked for a pending call; to another one it goes by its next call of cai, or its end."""
+    assert children.run("""
+        import functools
+        import sys
+        import children
+        import emulated
+
+        say = functools.partial(print, flush=True)
+        borrow = '''if True:
+            import probe
+
+            class Silent:
+                __cuda_array_interface__ = {"shape": (4,), "typestr": "<f4", "data": (POINTER, False), "version": 2}
+
+                def __del__(self, print=print):
+                    print("given back", flush=True)
+
+            probe.acquire(Silent(), "adopt", {}).release()
+        '''.replace("POINTER", str(emulated.allocate(16)))
+        call = 'probe.acquire(bytearray(4), "adopt", {"memory": probe.ON_HOST}).release()'
+        one = children.Interpreter()
+        one.run(borrow)
+        assert emulated.count_pending() > 0
+        exec(sys.argv[1])
+    """, end).split() == printed.split()
