@@ -546,6 +546,26 @@ static cudaError_t create_and_destroy_event(scene_t *scene)
     return error == cudaSuccess ? CUDA(cudaEventDestroy)(event) : error;
 }
 
+#if CUDART_VERSION >= 12080
+static cudaError_t get_device_of_capturing(scene_t *scene)
+{
+    int device;
+    return CUDA(cudaStreamGetDevice)(scene->capturing, &device);
+}
+#endif
+
+static cudaError_t get_id_of_capturing(scene_t *scene)
+{
+    unsigned long long id;
+    return CUDA(cudaStreamGetId)(scene->capturing, &id);
+}
+
+static cudaError_t get_flags_of_capturing(scene_t *scene)
+{
+    unsigned int flags;
+    return CUDA(cudaStreamGetFlags)(scene->capturing, &flags);
+}
+
 static cudaError_t get_attributes(scene_t *scene)
 {
     struct cudaPointerAttributes attributes;
@@ -812,6 +832,11 @@ static void test_calls_beside_a_capture(void)
         {"record on legacy", record_on_legacy, {fine, fine}},
         {"synchronise the capturing stream", synchronize_capturing, {unsupported, unsupported}},
         {"query the capturing stream", query_capturing, {unsupported, unsupported}},
+#if CUDART_VERSION >= 12080
+        {"ask the capturing stream for its device", get_device_of_capturing, {unsupported, unsupported}},
+#endif
+        {"ask the capturing stream for its id", get_id_of_capturing, {unsupported, unsupported}},
+        {"ask the capturing stream for its flags", get_flags_of_capturing, {unsupported, unsupported}},
         {"synchronise an idle stream", synchronize_other, {unsupported, fine}},
         {"query an idle stream", query_other, {unsupported, fine}},
         {"wait for an event from outside", wait_for_outside, {isolated, isolated}},
@@ -1912,26 +1937,6 @@ static cudaError_t allocate_pinned(scene_t *scene)
     return error == cudaSuccess ? CUDA(cudaFreeHost)(memory) : error;
 }
 
-#if CUDART_VERSION >= 12080
-static cudaError_t get_device_of_capturing(scene_t *scene)
-{
-    int device;
-    return CUDA(cudaStreamGetDevice)(scene->capturing, &device);
-}
-#endif
-
-static cudaError_t get_id_of_capturing(scene_t *scene)
-{
-    unsigned long long id;
-    return CUDA(cudaStreamGetId)(scene->capturing, &id);
-}
-
-static cudaError_t get_flags_of_capturing(scene_t *scene)
-{
-    unsigned int flags;
-    return CUDA(cudaStreamGetFlags)(scene->capturing, &flags);
-}
-
 static cudaError_t free_null(scene_t *scene)
 {
     (void)scene;
@@ -2108,11 +2113,6 @@ static void ask_about_captures(void)
         {"cudaMallocManaged", allocate_managed},
         {"cudaMallocHost and cudaFreeHost", allocate_pinned},
         {"cudaFree(NULL)", free_null},
-#if CUDART_VERSION >= 12080
-        {"ask the capturing stream for its device", get_device_of_capturing},
-#endif
-        {"ask the capturing stream for its id", get_id_of_capturing},
-        {"ask the capturing stream for its flags", get_flags_of_capturing},
         {"begin again", begin_again},
         {"synchronise when invalidated", synchronize_when_invalidated},
         {"fill when invalidated", fill_when_invalidated},

@@ -266,12 +266,25 @@ cudaError_t emulator_cudaStreamQuery(cudaStream_t stream)
     return call_end(&call);
 }
 
+/* A stream that captures must not even be asked what it is. */
+static cudaError_t check_question(stream_t *stream)
+{
+    if (stream->capture == NULL) {
+        return cudaSuccess;
+    }
+    capture_invalidate(stream->capture);
+    return cudaErrorStreamCaptureUnsupported;
+}
+
 static cudaError_t get_id(cudaStream_t handle, unsigned long long *id)
 {
     stream_t   *stream;
     cudaError_t error = stream_find(handle, &stream);
     if (error == cudaSuccess && id == NULL) {
         error = cudaErrorInvalidValue;
+    }
+    if (error == cudaSuccess) {
+        error = check_question(stream);
     }
     if (error == cudaSuccess) {
         *id = stream->id;
@@ -296,6 +309,9 @@ static cudaError_t get_flags(cudaStream_t handle, unsigned int *flags)
         error = cudaErrorInvalidValue;
     }
     if (error == cudaSuccess) {
+        error = check_question(stream);
+    }
+    if (error == cudaSuccess) {
         *flags = stream->flags;
     }
     return error;
@@ -318,8 +334,8 @@ static cudaError_t get_device(cudaStream_t handle, int *device)
     if (error == cudaSuccess && device == NULL) {
         error = cudaErrorInvalidValue;
     }
-    if (error == cudaSuccess && stream->capture != NULL) {
-        error = cudaErrorStreamCaptureUnsupported;
+    if (error == cudaSuccess) {
+        error = check_question(stream);
     }
     if (error == cudaSuccess) {
         *device = stream->device;
