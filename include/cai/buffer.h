@@ -74,13 +74,10 @@ CAI_IMPL cai_status_t cai_impl_buffer_copy(cai_view_t *view, const Py_buffer *bu
         view->impl_shape[i] = buffer->shape != NULL ? buffer->shape[i] : buffer->len / buffer->itemsize;
     if (buffer->strides == NULL)
         cai_c_contiguous_strides(buffer->ndim, view->impl_shape, view->impl_strides);
-    for (int32_t i = 0; buffer->strides != NULL && i < buffer->ndim; i++) {
-        status = cai_impl_view_set_byte_stride(view, i, buffer->strides[i], error);
-        if (CAI_IMPL_UNLIKELY(status != CAI_OK))
-            return status;
-    }
+    else
+        status = cai_impl_view_set_byte_strides(view, buffer->strides, error);
     view->flags = buffer->readonly != 0 ? CAI_READONLY : 0;
-    return CAI_OK;
+    return status;
 }
 
 CAI_IMPL cai_impl_result_t cai_impl_buffer_fill(const cai_impl_reader_t *reader, const Py_buffer *buffer)

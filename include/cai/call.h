@@ -303,7 +303,7 @@ CAI_IMPL cai_impl_result_t cai_impl_call_enter_device(cai_impl_beginning_t *begi
 CAI_IMPL cai_impl_result_t cai_impl_call_check_views(cai_impl_beginning_t *begin)
 {
     cai_shared_t shared;
-    memset(&shared, 0, sizeof(shared));
+    cai_impl_shared_begin(&shared);
     for (int32_t i = 0; i < begin->call->impl_n; i++) {
         const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
         if (CAI_IMPL_UNLIKELY(cai_impl_check_view(&reader, &shared) != CAI_IMPL_READ))

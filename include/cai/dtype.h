@@ -198,22 +198,26 @@ CAI_IMPL_COLD const cai_impl_dtype_row_t *cai_impl_dtype_find(cai_dtype_t dtype)
 
 CAI_API bool cai_dtype_equal(cai_dtype_t a, cai_dtype_t b)
 {
-    return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
+    return memcmp(&a, &b, sizeof(a)) == 0; /* one comparison of 32 bits; the struct has no padding */
 }
 
-/* A set of widths is a bit mask over bits / 8 (1, 2, 4, 8, 16 bytes), so that the common question needs no table. */
+/* The widths in whole bytes that a code has, as a bit mask over bits / 8 (1, 2, 4, 8, 16 bytes). */
 CAI_IMPL uint32_t cai_impl_dtype_widths(uint8_t code)
 {
-    switch (code) {
-    case CAI_CODE_INT:
-    case CAI_CODE_UINT: return 1u << 1 | 1u << 2 | 1u << 4 | 1u << 8;
-    case CAI_CODE_FLOAT: return 1u << 2 | 1u << 4 | 1u << 8;
-    case CAI_CODE_COMPLEX: return 1u << 4 | 1u << 8 | 1u << 16;
-    case CAI_CODE_BFLOAT: return 1u << 2;
-    case CAI_CODE_BCOMPLEX: return 1u << 4;
-    case CAI_CODE_BOOL: return 1u << 1;
-    default: return code >= CAI_CODE_FLOAT8_E3M4 && code <= CAI_CODE_FLOAT8_E8M0FNU ? 1u << 1 : 0;
-    }
+    enum { W1 = 1 << 1, W2 = 1 << 2, W4 = 1 << 4, W8 = 1 << 8, W16 = 1 << 16 };
+    static const uint32_t widths[] = {
+        W1 | W2 | W4 | W8,              /* CAI_CODE_INT */
+        W1 | W2 | W4 | W8,              /* CAI_CODE_UINT */
+        W2 | W4 | W8,                   /* CAI_CODE_FLOAT */
+        0,                              /* CAI_CODE_OPAQUE */
+        W2,                             /* CAI_CODE_BFLOAT */
+        W4 | W8 | W16,                  /* CAI_CODE_COMPLEX */
+        W1,                             /* CAI_CODE_BOOL */
+        W1, W1, W1, W1, W1, W1, W1, W1, /* CAI_CODE_FLOAT8_E3M4 to CAI_CODE_FLOAT8_E8M0FNU */
+        0, 0, 0,                        /* CAI_CODE_FLOAT6_E2M3FN to CAI_CODE_FLOAT4_E2M1FN */
+        W4                              /* CAI_CODE_BCOMPLEX */
+    };
+    return code < sizeof(widths) / sizeof(widths[0]) ? widths[code] : 0;
 }
 
 CAI_API bool cai_dtype_is_plain(cai_dtype_t dtype)
@@ -232,7 +236,7 @@ CAI_API bool cai_dtype_is_known(cai_dtype_t dtype)
 
 CAI_API int64_t cai_dtype_itemsize(cai_dtype_t dtype)
 {
-    return (CAI_IMPL_CAST(int64_t, dtype.bits) * dtype.lanes + 7) / 8;
+    return CAI_IMPL_CAST(int64_t, (CAI_IMPL_CAST(uint32_t, dtype.bits) * dtype.lanes + 7) / 8);
 }
 
 CAI_API int64_t cai_dtype_alignment(cai_dtype_t dtype)

@@ -9,7 +9,7 @@
  * The protocols are tried in this order, unless the type is known to be served by a later one:
  *   1. an Array of this or another extension, or a "cai_array_v1" capsule; a DLPack capsule passed as the object;
  *   2. the C exchange API on the object's type;
- *   3. the buffer protocol, if host memory was asked for;
+ *   3. the buffer protocol, if host memory was asked for, and before all else NumPy's own arrays, by their C layout;
  *   4. __cuda_array_interface__, if it says how its work is ordered (version 3, or a stream);
  *   5. __dlpack__, with the consumer's stream;
  *   6. __cuda_array_interface__ that does not say.
@@ -21,6 +21,7 @@
 #define CAI_OBJECT_H
 
 #include <cai/array_type.h>
+#include <cai/numpy_array.h>
 
 /**
  * Borrow `object`'s array: check it against `request` (NULL: a request of zeros), order it, and describe it in `view`.
@@ -89,7 +90,7 @@ CAI_IMPL_COLD int cai_impl_type_has_capsule(const cai_state_t *state, PyTypeObje
 /* What is to be known of a type that the cache has not seen. 0, or -1 with an exception, in which case nothing is. */
 CAI_IMPL_COLD int cai_impl_type_inspect(const cai_state_t *state, PyObject *object, cai_impl_type_t *known)
 {
-    int torch, masked = 0;
+    int torch, masked = 0, numpy = 0;
     known->type = Py_TYPE(object);
     known->facts = known->hint = 0;
     known->exchange = NULL;
@@ -100,12 +101,16 @@ CAI_IMPL_COLD int cai_impl_type_inspect(const cai_state_t *state, PyObject *obje
     torch = cai_impl_type_is_torch(state, known->type, known->exchange);
     if (torch == 0 && PyObject_CheckBuffer(object))
         masked = cai_impl_type_is_masked(state, known->type);
-    if (torch < 0 || masked < 0)
+    if (torch == 0 && masked == 0 && PyObject_CheckBuffer(object))
+        numpy = cai_impl_type_is_numpy(state, known->type);
+    if (torch < 0 || masked < 0 || numpy < 0)
         return -1;
     if (torch != 0)
         known->facts |= CAI_IMPL_TYPE_TORCH;
     if (masked != 0)
         known->facts |= CAI_IMPL_TYPE_MASKED;
+    if (numpy != 0)
+        known->facts |= CAI_IMPL_TYPE_NUMPY;
     return 0;
 }
 
@@ -319,6 +324,10 @@ CAI_IMPL cai_impl_result_t cai_impl_read_told(const cai_impl_reader_t *reader)
 CAI_IMPL cai_impl_result_t cai_impl_read_first(const cai_impl_reader_t *reader)
 {
     cai_impl_result_t result = CAI_IMPL_ABSENT;
+    if ((reader->view->impl_facts & CAI_IMPL_TYPE_NUMPY) != 0)
+        result = cai_impl_note(reader, cai_impl_numpy_read(reader));
+    if (CAI_IMPL_LIKELY(result != CAI_IMPL_ABSENT))
+        return result;
     if (CAI_IMPL_UNLIKELY((reader->view->impl_facts & CAI_IMPL_TYPE_ARRAY) != 0) ||
         PyCapsule_CheckExact(reader->object))
         result = cai_impl_note(reader, cai_impl_array_read(reader));
@@ -364,6 +373,13 @@ CAI_IMPL void cai_impl_view_finish(const cai_impl_reader_t *reader)
     cai_impl_type_learn(reader);
 }
 
+/* Whether there is nothing to give up but the object. */
+CAI_IMPL bool cai_impl_view_holds_object_alone(const cai_view_t *view)
+{
+    return view->impl_mask == NULL && view->impl_descr == NULL && view->impl_interface == NULL &&
+           view->impl_failure == NULL;
+}
+
 /* Give back everything that a view holds, as it is, without any order. Leaves a pending exception alone. */
 CAI_IMPL void cai_impl_view_close(cai_view_t *view)
 {
@@ -371,13 +387,17 @@ CAI_IMPL void cai_impl_view_close(cai_view_t *view)
     if (view->impl_object == NULL)
         return;
     cai_impl_give_back(view);
+    view->protocol = 0;
+    if (CAI_IMPL_LIKELY(cai_impl_view_holds_object_alone(view)) && cai_impl_drop_shared(view->impl_object)) {
+        view->impl_object = NULL;
+        return;
+    }
     pending = cai_impl_put_aside();
     cai_impl_drop(&view->impl_mask);
     cai_impl_drop(&view->impl_descr);
     cai_impl_drop(&view->impl_interface);
     cai_impl_drop(&view->impl_failure);
     cai_impl_drop(&view->impl_object);
-    view->protocol = 0;
     cai_impl_put_back(pending);
 }
 
@@ -569,12 +589,12 @@ CAI_IMPL cai_impl_result_t cai_impl_order_view(const cai_impl_reader_t *reader, 
 CAI_API int cai_view_acquire(cai_state_t *state, PyObject *object, const cai_request_t *request, cai_order_t order,
                              cai_view_t *view)
 {
-    const cai_request_t     any = cai_request(NULL);
-    const cai_stream_t      told = order.mode == CAI_ORDER_WAIT ? order.stream : CAI_STREAM_LEGACY;
+    static const cai_request_t any = {NULL, {0, 0, 0}, NULL, 0, 0, 0, 0, {0}, 0, 0, 0};
+    const cai_stream_t         told = order.mode == CAI_ORDER_WAIT ? order.stream : CAI_STREAM_LEGACY;
     const cai_impl_reader_t reader = cai_impl_reader_for(state, object, request == NULL ? &any : request, order, view);
     cai_shared_t            shared;
     cai_impl_result_t       result = cai_impl_read_any(&reader, told);
-    memset(&shared, 0, sizeof(shared));
+    cai_impl_shared_begin(&shared);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
         result = cai_impl_check_view(&reader, &shared);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))

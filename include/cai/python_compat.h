@@ -49,6 +49,14 @@ CAI_IMPL_STATIC_ASSERT(sizeof(Py_buffer) <= CAI_IMPL_BUFFER_WORDS * sizeof(uint6
 #define CAI_IMPL_FREE_THREADED 0
 #endif
 
+/* Whether a struct that begins with PyObject_HEAD may be read where it is: Python's own header is known, and no other
+ * thread changes the object meanwhile. */
+#if defined(Py_GIL_DISABLED) || defined(_Py_OPAQUE_PYOBJECT) || defined(PYPY_VERSION) || defined(GRAALVM_PYTHON)
+#define CAI_IMPL_OBJECTS_LIE_STILL 0
+#else
+#define CAI_IMPL_OBJECTS_LIE_STILL 1
+#endif
+
 /* The attribute's value (a new reference) and 1; NULL and 0 if there is none, which only AttributeError means; NULL and
  * -1 with any other exception set. PyObject_GetOptionalAttr does it since 3.13. */
 CAI_IMPL int cai_impl_get_attribute(PyObject *object, PyObject *name, PyObject **value)
@@ -79,6 +87,17 @@ CAI_IMPL int cai_impl_get_item(PyObject *dict, PyObject *key, PyObject **value)
     Py_INCREF(*value);
     return 1;
 #endif
+}
+
+/* Give up a reference that is not the last one, so that no destructor runs: false, and nothing given up, if it may be the
+ * last. Without the GIL nobody can say. */
+CAI_IMPL bool cai_impl_drop_shared(void *object)
+{
+    PyObject *owned = CAI_IMPL_CAST(PyObject *, object);
+    if (CAI_IMPL_FREE_THREADED || CAI_IMPL_UNLIKELY(Py_REFCNT(owned) < 2))
+        return false;
+    Py_DECREF(owned);
+    return true;
 }
 
 /* Take the exception that is set out of the thread state: normalised, a new reference; NULL if none is set.

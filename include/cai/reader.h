@@ -42,21 +42,30 @@ CAI_IMPL_COLD bool cai_impl_exception_is_final(void)
     return PyErr_ExceptionMatches(PyExc_MemoryError) || !PyErr_ExceptionMatches(PyExc_Exception);
 }
 
-/* A class of a module that somebody else has imported: a new reference and 1; NULL and 0 if there is none, in which case
- * no object can be of that class; NULL and -1 with an exception that must not be passed over. Nothing is imported. */
-CAI_IMPL_COLD int cai_impl_find_class(const cai_state_t *state, cai_impl_name_t module_name, cai_impl_name_t name,
-                                      PyObject **type)
+/* An attribute of a module that somebody else has imported: a new reference and 1; NULL and 0 if there is none; NULL and
+ * -1 with an exception that must not be passed over. Nothing is imported. */
+CAI_IMPL_COLD int cai_impl_find_attribute(const cai_state_t *state, cai_impl_name_t module_name, cai_impl_name_t name,
+                                          PyObject **value)
 {
     PyObject *imported = PyImport_GetModule(cai_impl_name(state, module_name));
-    *type = imported == NULL ? NULL : PyObject_GetAttr(imported, cai_impl_name(state, name));
+    *value = imported == NULL ? NULL : PyObject_GetAttr(imported, cai_impl_name(state, name));
     Py_XDECREF(imported);
-    if (*type != NULL && !PyType_Check(*type))
-        Py_CLEAR(*type);
-    if (*type != NULL)
+    if (*value != NULL)
         return 1;
     if (PyErr_Occurred() != NULL && cai_impl_exception_is_final())
         return -1;
     PyErr_Clear();
+    return 0;
+}
+
+/* The same for a class; without it no object can be of that class. */
+CAI_IMPL_COLD int cai_impl_find_class(const cai_state_t *state, cai_impl_name_t module_name, cai_impl_name_t name,
+                                      PyObject **type)
+{
+    const int found = cai_impl_find_attribute(state, module_name, name, type);
+    if (found <= 0 || PyType_Check(*type))
+        return found;
+    Py_CLEAR(*type);
     return 0;
 }
 
@@ -219,38 +228,35 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_refuse_memory(const cai_impl_reader_t *
     return cai_impl_refuse(reader, protocol, CAI_IMPL_UNREADABLE, &error);
 }
 
-/* Memory that a producer calls host memory may be pinned, which only its address tells. Asked only where the answer
- * matters: where pinned memory would do and plain host memory would not. */
-CAI_IMPL_COLD cai_status_t cai_impl_refine_host(const cai_impl_reader_t *reader, cai_error_t *error)
+/* Ask the address what a producer does not tell: which device managed memory belongs to, and whether host memory is
+ * pinned. */
+CAI_IMPL_COLD cai_status_t cai_impl_refine_asked(cai_tensor_t *tensor, cai_error_t *error)
 {
-    cai_tensor_t *tensor = &reader->view->tensor;
+    const int32_t told = tensor->device.device_type;
     cai_device_t  found;
     cai_status_t  status;
-    if (tensor->data == NULL || !cai_impl_wants_memory(reader->request, CAI_ON_PINNED) ||
-        cai_impl_wants_memory(reader->request, CAI_ON_HOST))
+    if (tensor->data == NULL)
         return CAI_OK;
     status = cai_pointer_device(tensor->data, &found, error);
-    if (status == CAI_OK && found.device_type == CAI_DEVICE_CUDA_HOST)
+    if (status == CAI_OK &&
+        found.device_type == (told == CAI_DEVICE_CUDA_MANAGED ? CAI_DEVICE_CUDA_MANAGED : CAI_DEVICE_CUDA_HOST))
         tensor->device = found;
     return status;
 }
 
-/* The device of managed memory is 0 by DLPack's rule; the address tells the real one. */
+/* The device of managed memory is 0 by DLPack's rule; the address tells the real one. Memory that a producer calls host
+ * memory may be pinned, which is asked only where the answer matters: where pinned memory would do and plain host memory
+ * would not. */
 CAI_IMPL cai_status_t cai_impl_refine_device(const cai_impl_reader_t *reader, cai_error_t *error)
 {
     cai_tensor_t *tensor = &reader->view->tensor;
-    cai_device_t  found;
-    cai_status_t  status;
     if (CAI_IMPL_LIKELY(tensor->device.device_type == CAI_DEVICE_CUDA))
         return CAI_OK;
-    if (tensor->device.device_type == CAI_DEVICE_CPU)
-        return cai_impl_refine_host(reader, error);
-    if (tensor->device.device_type != CAI_DEVICE_CUDA_MANAGED || tensor->data == NULL)
-        return CAI_OK;
-    status = cai_pointer_device(tensor->data, &found, error);
-    if (status == CAI_OK && found.device_type == CAI_DEVICE_CUDA_MANAGED)
-        tensor->device.device_id = found.device_id;
-    return status;
+    if (tensor->device.device_type == CAI_DEVICE_CPU
+            ? (cai_request_memory(reader->request) & (CAI_ON_PINNED | CAI_ON_HOST)) == CAI_ON_PINNED
+            : tensor->device.device_type == CAI_DEVICE_CUDA_MANAGED)
+        return cai_impl_refine_asked(tensor, error);
+    return CAI_OK;
 }
 
 CAI_IMPL_COLD cai_impl_result_t cai_impl_refuse_kind(const cai_impl_reader_t *reader, uint32_t protocol,

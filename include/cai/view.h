@@ -75,20 +75,33 @@ CAI_IMPL void cai_impl_view_reset(cai_view_t *view)
     view->impl_order.pinned = false;
 }
 
-/* Start a tensor of `ndim` dimensions, whose shape and strides the caller then writes to the view's own arrays. */
-CAI_IMPL cai_status_t cai_impl_view_start(cai_view_t *view, void *data, cai_device_t device, cai_dtype_t dtype,
-                                          int64_t ndim, cai_error_t *error)
+CAI_IMPL_COLD cai_status_t cai_impl_ndim_refused(int64_t ndim, cai_error_t *error)
+{
+    return cai_error_set(error, CAI_ERROR_INVALID_SHAPE, "the number of dimensions must be 0 to %d: it is %lld",
+                         CAI_MAX_NDIM, CAI_IMPL_CAST(long long, ndim));
+}
+
+/* Everything of a tensor but its shape and strides, which the caller then writes to the view's own arrays. */
+CAI_IMPL void cai_impl_view_set_header(cai_view_t *view, void *data, cai_device_t device, cai_dtype_t dtype,
+                                       int32_t ndim)
 {
     cai_tensor_t *tensor = &view->tensor;
     tensor->data = data;
     tensor->device = device;
+    tensor->ndim = ndim;
     tensor->dtype = dtype;
-    tensor->ndim = ndim < 0 || ndim > CAI_MAX_NDIM ? -1 : CAI_IMPL_CAST(int32_t, ndim);
     tensor->byte_offset = 0;
-    if (CAI_IMPL_UNLIKELY(tensor->ndim < 0))
-        return cai_error_set(error, CAI_ERROR_INVALID_SHAPE, "the number of dimensions must be 0 to %d: it is %lld",
-                             CAI_MAX_NDIM, CAI_IMPL_CAST(long long, ndim));
-    return cai_impl_header_check(tensor, error);
+}
+
+/* The same, checked. */
+CAI_IMPL cai_status_t cai_impl_view_start(cai_view_t *view, void *data, cai_device_t device, cai_dtype_t dtype,
+                                          int64_t ndim, cai_error_t *error)
+{
+    const bool possible = ndim >= 0 && ndim <= CAI_MAX_NDIM;
+    cai_impl_view_set_header(view, data, device, dtype, possible ? CAI_IMPL_CAST(int32_t, ndim) : -1);
+    if (CAI_IMPL_UNLIKELY(!possible))
+        return cai_impl_ndim_refused(ndim, error);
+    return CAI_IMPL_LIKELY(cai_dtype_is_known(dtype)) ? CAI_OK : cai_impl_dtype_refused(dtype, error);
 }
 
 CAI_IMPL_COLD cai_status_t cai_impl_stride_refused(int32_t dimension, int64_t bytes, int64_t itemsize,
@@ -110,6 +123,38 @@ CAI_IMPL cai_status_t cai_impl_view_set_byte_stride(cai_view_t *view, int32_t di
         cai_tensor_size(&view->tensor) != 0)
         return cai_impl_stride_refused(dimension, bytes, itemsize, error);
     return CAI_OK;
+}
+
+/* Set the strides from bytes, of items whose size is a power of two. False where one is no multiple of that, which may
+ * mean nothing. */
+CAI_IMPL bool cai_impl_view_set_plain_strides(cai_view_t *view, const int64_t *bytes)
+{
+    const int64_t  itemsize = cai_dtype_itemsize(view->tensor.dtype);
+    const unsigned shift = CAI_IMPL_CAST(unsigned, __builtin_ctzll(CAI_IMPL_CAST(unsigned long long, itemsize)));
+    int64_t        rest = 0;
+    for (int32_t i = 0; i < view->tensor.ndim; i++) {
+        rest |= bytes[i];
+        view->impl_strides[i] = bytes[i] >> shift;
+    }
+    return (rest & (itemsize - 1)) == 0;
+}
+
+CAI_IMPL_COLD cai_status_t cai_impl_view_set_odd_strides(cai_view_t *view, const int64_t *bytes, cai_error_t *error)
+{
+    cai_status_t status = CAI_OK;
+    for (int32_t i = 0; i < view->tensor.ndim && status == CAI_OK; i++)
+        status = cai_impl_view_set_byte_stride(view, i, bytes[i], error);
+    return status;
+}
+
+/* Set all strides from what a producer tells in bytes, of any items. */
+CAI_IMPL cai_status_t cai_impl_view_set_byte_strides(cai_view_t *view, const int64_t *bytes, cai_error_t *error)
+{
+    const int64_t itemsize = cai_dtype_itemsize(view->tensor.dtype);
+    if (CAI_IMPL_LIKELY((itemsize & (itemsize - 1)) == 0) &&
+        CAI_IMPL_LIKELY(cai_impl_view_set_plain_strides(view, bytes)))
+        return CAI_OK;
+    return cai_impl_view_set_odd_strides(view, bytes, error);
 }
 
 /* Copy a producer's tensor, which may lie and may change later, into the view. */
@@ -142,7 +187,7 @@ CAI_IMPL cai_status_t cai_impl_view_settle(cai_view_t *view, cai_error_t *error)
     view->size = view->impl_layout.size;
     if (CAI_IMPL_LIKELY(view->size > 0)) {
         status = cai_impl_reach_check(tensor, &view->impl_layout, error);
-        tensor->data = cai_tensor_data(tensor);
+        tensor->data = CAI_IMPL_CAST(char *, tensor->data) + tensor->byte_offset;
     } else {
         tensor->data = NULL; /* producers leave anything here: 0, a stale address, the address of a neighbour */
     }
