@@ -249,12 +249,14 @@ CAI_IMPL bool cai_impl_layout_wanted(const cai_request_t *request, const cai_ten
                                      const cai_impl_layout_t *layout)
 {
     const uint32_t require = request->require;
-    const uint32_t of_gaps = CAI_C_CONTIGUOUS | CAI_CONTIGUOUS | CAI_NO_SELF_OVERLAP | CAI_NO_NEGATIVE_STRIDES;
+    const uint32_t dense = CAI_F_CONTIGUOUS; /* what a C-contiguous array may fail in, and one with gaps: */
+    const uint32_t gaps = CAI_C_CONTIGUOUS | CAI_F_CONTIGUOUS | CAI_CONTIGUOUS | CAI_NO_SELF_OVERLAP |
+                          CAI_NO_NEGATIVE_STRIDES;
     if (layout->size == 0)
         return true;
     if (CAI_IMPL_UNLIKELY(!cai_tensor_is_aligned(tensor)) && (require & CAI_UNALIGNED_OK) == 0)
         return false;
-    if (CAI_IMPL_LIKELY((require & (layout->c_contiguous ? CAI_F_CONTIGUOUS : CAI_F_CONTIGUOUS | of_gaps)) == 0))
+    if (CAI_IMPL_LIKELY((require & (layout->c_contiguous ? dense : gaps)) == 0))
         return true;
     return cai_impl_layout_meets(require, tensor, layout);
 }
