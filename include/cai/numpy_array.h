@@ -90,7 +90,7 @@ CAI_IMPL_COLD int cai_impl_type_is_numpy(const cai_state_t *state, PyTypeObject 
 }
 
 /* The dtype of a type number (NPY_TYPES); lanes of 0 where the elements are no plain numbers in native order. */
-CAI_IMPL cai_dtype_t cai_impl_numpy_dtype(const cai_impl_numpy_descr_t *descr)
+CAI_IMPL_HOT cai_dtype_t cai_impl_numpy_dtype(const cai_impl_numpy_descr_t *descr)
 {
     static const cai_dtype_t dtypes[] = {
         CAI_BOOL,   CAI_INT8,    CAI_UINT8,   CAI_INT16, CAI_UINT16,    CAI_INT32,      CAI_UINT32, CAI_INT64,
@@ -103,30 +103,32 @@ CAI_IMPL cai_dtype_t cai_impl_numpy_dtype(const cai_impl_numpy_descr_t *descr)
 }
 
 /* Read an object whose type has CAI_IMPL_TYPE_NUMPY. ABSENT: the buffer protocol reads it, or says why not. */
-CAI_IMPL cai_impl_result_t cai_impl_numpy_read(const cai_impl_reader_t *reader)
+CAI_IMPL_HOT cai_impl_result_t cai_impl_numpy_read(const cai_impl_reader_t *reader)
 {
     const cai_impl_numpy_array_t *array = CAI_IMPL_BITS(const cai_impl_numpy_array_t *, reader->object);
     const cai_dtype_t             dtype = cai_impl_numpy_dtype(array->descr);
     const uint32_t                flags = CAI_IMPL_CAST(uint32_t, array->flags);
     cai_view_t                   *view = reader->view;
     cai_impl_result_t             result;
+    unsigned                      shift;
     if (!cai_impl_allows(reader->request, CAI_VIA_BUFFER) ||
         !cai_impl_wants_memory(reader->request, CAI_ON_HOST | CAI_ON_PINNED))
         return CAI_IMPL_ABSENT;
     if (CAI_IMPL_UNLIKELY(dtype.lanes == 0 || array->nd < 0 || array->nd > CAI_MAX_NDIM))
         return CAI_IMPL_ABSENT;
     cai_impl_view_set_header(view, array->data, cai_impl_device(CAI_DEVICE_CPU, 0), dtype, array->nd);
-    for (int32_t i = 0; i < array->nd; i++)
-        view->impl_shape[i] = array->dimensions[i];
-    if (CAI_IMPL_UNLIKELY(!cai_impl_view_set_plain_strides(view, array->strides)))
+    if (CAI_IMPL_UNLIKELY(!cai_impl_item_shift(dtype.bits / 8, &shift) ||
+                          !cai_impl_view_fill(view, array->dimensions, array->strides, shift, shift)))
         return CAI_IMPL_ABSENT;
     view->flags = (flags & (CAI_IMPL_NUMPY_WRITEABLE | CAI_IMPL_NUMPY_WARN_ON_WRITE)) == CAI_IMPL_NUMPY_WRITEABLE
                       ? 0
                       : CAI_READONLY;
-    result = cai_impl_settle(reader, CAI_VIA_BUFFER);
+    result = cai_impl_settle_found(reader, CAI_VIA_BUFFER);
     if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
         return cai_impl_abandon(view, result);
     cai_impl_set_source(view, CAI_IMPL_SOURCE_SILENT, CAI_STREAM_LEGACY);
+    if (CAI_IMPL_LIKELY(view->tensor.device.device_type == CAI_DEVICE_CPU))
+        view->impl_progress |= CAI_IMPL_HOLDS_OBJECT_ALONE;
     return CAI_IMPL_READ;
 }
 

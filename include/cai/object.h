@@ -51,13 +51,6 @@ CAI_API PyObject *cai_view_descr(const cai_view_t *view);
 
 /* ---------------------------------------------------------------------------------------------------- bodies ---- */
 
-/* impl_progress of a view whose acquire is under way. */
-enum {
-    CAI_IMPL_KNOWN_TYPE = 1,      /* the type was in the cache */
-    CAI_IMPL_FAILURE_FOREIGN = 2, /* impl_failure is the producer's own exception, not one of cai's */
-    CAI_IMPL_LENT = 4             /* of a call: the tensor is lent, and looked at last */
-};
-
 CAI_API PyObject *cai_view_object(const cai_view_t *view)
 {
     return CAI_IMPL_CAST(PyObject *, view->impl_object);
@@ -133,7 +126,7 @@ CAI_IMPL void cai_impl_type_learn(const cai_impl_reader_t *reader)
 
 /* What a reader's result means for the acquire: READ or REFUSED end it; after ABSENT it goes on, and if there was an
  * exception it is kept in case that it is the first. */
-CAI_IMPL cai_impl_result_t cai_impl_note(const cai_impl_reader_t *reader, cai_impl_result_t result)
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_note(const cai_impl_reader_t *reader, cai_impl_result_t result)
 {
     cai_view_t *view = reader->view;
     PyObject   *exception;
@@ -154,7 +147,7 @@ CAI_IMPL cai_impl_result_t cai_impl_note(const cai_impl_reader_t *reader, cai_im
 
 /* Copy into the view what is known of the object's type. A type that cannot be inspected is passed over like a protocol
  * that fails, and not remembered. 0, or -1 with an exception that ends the acquire. */
-CAI_IMPL int cai_impl_type_look_up(const cai_impl_reader_t *reader)
+CAI_IMPL_HOT int cai_impl_type_look_up(const cai_impl_reader_t *reader)
 {
     cai_view_t            *view = reader->view;
     const cai_impl_type_t *entry = cai_impl_type_find(reader->state, Py_TYPE(reader->object));
@@ -321,13 +314,9 @@ CAI_IMPL cai_impl_result_t cai_impl_read_told(const cai_impl_reader_t *reader)
 }
 
 /* Steps 1 to 4: whatever does not have to be told the consumer's stream. */
-CAI_IMPL cai_impl_result_t cai_impl_read_first(const cai_impl_reader_t *reader)
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_read_foreign(const cai_impl_reader_t *reader)
 {
     cai_impl_result_t result = CAI_IMPL_ABSENT;
-    if ((reader->view->impl_facts & CAI_IMPL_TYPE_NUMPY) != 0)
-        result = cai_impl_note(reader, cai_impl_numpy_read(reader));
-    if (CAI_IMPL_LIKELY(result != CAI_IMPL_ABSENT))
-        return result;
     if (CAI_IMPL_UNLIKELY((reader->view->impl_facts & CAI_IMPL_TYPE_ARRAY) != 0) ||
         PyCapsule_CheckExact(reader->object))
         result = cai_impl_note(reader, cai_impl_array_read(reader));
@@ -337,6 +326,17 @@ CAI_IMPL cai_impl_result_t cai_impl_read_first(const cai_impl_reader_t *reader)
         return cai_impl_note(reader, cai_impl_dlpack_read_capsule(reader));
     result = cai_impl_note(reader, cai_impl_exchange_read(reader));
     return result == CAI_IMPL_ABSENT ? cai_impl_read_told(reader) : result;
+}
+
+/* The same, with NumPy's own arrays before all others. */
+CAI_IMPL_HOT cai_impl_result_t cai_impl_read_first(const cai_impl_reader_t *reader)
+{
+    cai_impl_result_t result = CAI_IMPL_ABSENT;
+    if ((reader->view->impl_facts & CAI_IMPL_TYPE_NUMPY) != 0)
+        result = cai_impl_numpy_read(reader);
+    if (CAI_IMPL_UNLIKELY(result < 0))
+        result = cai_impl_note(reader, result);
+    return result == CAI_IMPL_ABSENT ? cai_impl_read_foreign(reader) : result;
 }
 
 /* Steps 5 and 6: producers that order their work before the consumer's stream, and those that say nothing. The last
@@ -356,7 +356,7 @@ CAI_IMPL cai_impl_result_t cai_impl_read_last(const cai_impl_reader_t *reader, c
 }
 
 /* Begin an acquire: the view holds the object from here on, and nothing else. -1 with an exception. */
-CAI_IMPL int cai_impl_view_open(const cai_impl_reader_t *reader)
+CAI_IMPL_HOT int cai_impl_view_open(const cai_impl_reader_t *reader)
 {
     cai_impl_queue_check(reader->state->impl_queue);
     cai_impl_pool_sweep(reader->state->impl_pool);
@@ -366,18 +366,23 @@ CAI_IMPL int cai_impl_view_open(const cai_impl_reader_t *reader)
 }
 
 /* An acquire has found its array: what it needed on the way can go. */
-CAI_IMPL void cai_impl_view_finish(const cai_impl_reader_t *reader)
+CAI_IMPL_HOT void cai_impl_view_finish(const cai_impl_reader_t *reader)
 {
     cai_impl_drop(&reader->view->impl_interface);
     cai_impl_drop(&reader->view->impl_failure);
     cai_impl_type_learn(reader);
 }
 
-/* Whether there is nothing to give up but the object. */
-CAI_IMPL bool cai_impl_view_holds_object_alone(const cai_view_t *view)
+/* Give back a view of host memory that holds its object alone, where somebody else holds that too, so that no destructor
+ * runs. False if it is not so. */
+CAI_IMPL_HOT bool cai_impl_view_close_lightly(cai_view_t *view)
 {
-    return view->impl_mask == NULL && view->impl_descr == NULL && view->impl_interface == NULL &&
-           view->impl_failure == NULL;
+    if ((view->impl_progress & CAI_IMPL_HOLDS_OBJECT_ALONE) == 0 || !cai_impl_drop_shared(view->impl_object))
+        return false;
+    view->impl_object = NULL;
+    view->impl_progress = 0;
+    view->protocol = 0;
+    return true;
 }
 
 /* Give back everything that a view holds, as it is, without any order. Leaves a pending exception alone. */
@@ -387,17 +392,14 @@ CAI_IMPL void cai_impl_view_close(cai_view_t *view)
     if (view->impl_object == NULL)
         return;
     cai_impl_give_back(view);
-    view->protocol = 0;
-    if (CAI_IMPL_LIKELY(cai_impl_view_holds_object_alone(view)) && cai_impl_drop_shared(view->impl_object)) {
-        view->impl_object = NULL;
-        return;
-    }
     pending = cai_impl_put_aside();
     cai_impl_drop(&view->impl_mask);
     cai_impl_drop(&view->impl_descr);
     cai_impl_drop(&view->impl_interface);
     cai_impl_drop(&view->impl_failure);
     cai_impl_drop(&view->impl_object);
+    view->impl_progress = 0;
+    view->protocol = 0;
     cai_impl_put_back(pending);
 }
 
@@ -494,7 +496,7 @@ CAI_IMPL cai_status_t cai_impl_order_after(const cai_view_t *view, cai_error_t *
 CAI_IMPL cai_status_t cai_impl_view_release(cai_view_t *view, cai_error_t *error)
 {
     cai_status_t status;
-    if (view->impl_object == NULL)
+    if (CAI_IMPL_LIKELY(cai_impl_view_close_lightly(view)) || view->impl_object == NULL)
         return CAI_OK;
     status = cai_impl_order_after(view, error);
     cai_impl_view_close(view);
@@ -548,7 +550,7 @@ CAI_IMPL cai_impl_result_t cai_impl_check_lazy(const cai_impl_reader_t *reader)
 }
 
 /* Check what was read, beside the arguments before it. */
-CAI_IMPL cai_impl_result_t cai_impl_check_view(const cai_impl_reader_t *reader, cai_shared_t *shared)
+CAI_IMPL_HOT cai_impl_result_t cai_impl_check_view(const cai_impl_reader_t *reader, cai_shared_t *shared)
 {
     const cai_view_t  *view = reader->view;
     const cai_status_t status =

@@ -26,6 +26,14 @@ typedef struct cai_impl_reader {
     cai_impl_work_stream_t *work_stream; /* of the call; NULL for an array by itself */
 } cai_impl_reader_t;
 
+/* impl_progress of a view. */
+enum {
+    CAI_IMPL_KNOWN_TYPE = 1,        /* the type was in the cache */
+    CAI_IMPL_FAILURE_FOREIGN = 2,   /* impl_failure is the producer's own exception, not one of cai's */
+    CAI_IMPL_LENT = 4,              /* of a call: the tensor is lent, and looked at last */
+    CAI_IMPL_HOLDS_OBJECT_ALONE = 8 /* nothing but the object is given back at release, and nothing waited for */
+};
+
 /* How a reader ended. Below 0 an exception is set, and whatever the reader had taken has been given back. */
 typedef enum cai_impl_result {
     CAI_IMPL_READ = 1,             /* the view is filled and meets the request */
@@ -228,35 +236,32 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_refuse_memory(const cai_impl_reader_t *
     return cai_impl_refuse(reader, protocol, CAI_IMPL_UNREADABLE, &error);
 }
 
-/* Ask the address what a producer does not tell: which device managed memory belongs to, and whether host memory is
- * pinned. */
-CAI_IMPL_COLD cai_status_t cai_impl_refine_asked(cai_tensor_t *tensor, cai_error_t *error)
+/* Whether the address has to be asked about the memory: the device of managed memory is 0 by DLPack's rule, and what a
+ * producer calls host memory may be pinned, which matters where pinned memory would do and plain host memory would not. */
+CAI_IMPL bool cai_impl_must_refine_device(const cai_impl_reader_t *reader)
 {
-    const int32_t told = tensor->device.device_type;
-    cai_device_t  found;
-    cai_status_t  status;
-    if (tensor->data == NULL)
-        return CAI_OK;
-    status = cai_pointer_device(tensor->data, &found, error);
-    if (status == CAI_OK &&
-        found.device_type == (told == CAI_DEVICE_CUDA_MANAGED ? CAI_DEVICE_CUDA_MANAGED : CAI_DEVICE_CUDA_HOST))
-        tensor->device = found;
-    return status;
+    const cai_tensor_t *tensor = &reader->view->tensor;
+    const int32_t       told = tensor->device.device_type;
+    if (CAI_IMPL_LIKELY(told == CAI_DEVICE_CUDA))
+        return false;
+    if (told == CAI_DEVICE_CPU)
+        return (cai_request_memory(reader->request) & (CAI_ON_PINNED | CAI_ON_HOST)) == CAI_ON_PINNED;
+    return told == CAI_DEVICE_CUDA_MANAGED;
 }
 
-/* The device of managed memory is 0 by DLPack's rule; the address tells the real one. Memory that a producer calls host
- * memory may be pinned, which is asked only where the answer matters: where pinned memory would do and plain host memory
- * would not. */
-CAI_IMPL cai_status_t cai_impl_refine_device(const cai_impl_reader_t *reader, cai_error_t *error)
+CAI_IMPL_COLD cai_impl_result_t cai_impl_refine_device(const cai_impl_reader_t *reader, uint32_t protocol)
 {
     cai_tensor_t *tensor = &reader->view->tensor;
-    if (CAI_IMPL_LIKELY(tensor->device.device_type == CAI_DEVICE_CUDA))
-        return CAI_OK;
-    if (tensor->device.device_type == CAI_DEVICE_CPU
-            ? (cai_request_memory(reader->request) & (CAI_ON_PINNED | CAI_ON_HOST)) == CAI_ON_PINNED
-            : tensor->device.device_type == CAI_DEVICE_CUDA_MANAGED)
-        return cai_impl_refine_asked(tensor, error);
-    return CAI_OK;
+    const int32_t wanted = tensor->device.device_type == CAI_DEVICE_CPU ? CAI_DEVICE_CUDA_HOST : CAI_DEVICE_CUDA_MANAGED;
+    cai_device_t  found;
+    cai_error_t   error;
+    if (tensor->data == NULL)
+        return CAI_IMPL_READ;
+    if (cai_pointer_device(tensor->data, &found, &error) != CAI_OK)
+        return cai_impl_refuse(reader, protocol, CAI_IMPL_UNREADABLE, &error);
+    if (found.device_type == wanted)
+        tensor->device = found;
+    return CAI_IMPL_READ;
 }
 
 CAI_IMPL_COLD cai_impl_result_t cai_impl_refuse_kind(const cai_impl_reader_t *reader, uint32_t protocol,
@@ -286,17 +291,15 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_read_mask(const cai_impl_reader_t *read
     return reader->view->impl_mask == NULL ? CAI_IMPL_PRODUCER_RAISED : CAI_IMPL_READ;
 }
 
-/* The last step of every reader: validate the tensor that is in the view, bring it into the form that a view promises,
- * and see that it is of the kind that was asked for. Its form is checked when the arguments before it are known. */
-CAI_IMPL cai_impl_result_t cai_impl_settle(const cai_impl_reader_t *reader, uint32_t protocol)
+/* The last step of every reader, once the layout is found: see that the array is of the kind that was asked for. Its form
+ * is checked when the arguments before it are known. */
+CAI_IMPL_HOT cai_impl_result_t cai_impl_settle_found(const cai_impl_reader_t *reader, uint32_t protocol)
 {
     cai_view_t  *view = reader->view;
-    cai_error_t  error;
-    cai_status_t status = cai_impl_view_settle(view, &error);
-    if (CAI_IMPL_LIKELY(status == CAI_OK))
-        status = cai_impl_refine_device(reader, &error);
-    if (CAI_IMPL_UNLIKELY(status != CAI_OK))
-        return cai_impl_refuse(reader, protocol, CAI_IMPL_UNREADABLE, &error);
+    cai_status_t status;
+    if (CAI_IMPL_UNLIKELY(cai_impl_must_refine_device(reader)) &&
+        cai_impl_refine_device(reader, protocol) != CAI_IMPL_READ)
+        return CAI_IMPL_UNREADABLE;
     status = cai_impl_check_kind(reader->request, &view->tensor);
     if (CAI_IMPL_UNLIKELY(status != CAI_OK))
         return cai_impl_refuse_kind(reader, protocol, status);
@@ -304,6 +307,16 @@ CAI_IMPL cai_impl_result_t cai_impl_settle(const cai_impl_reader_t *reader, uint
     if (CAI_IMPL_UNLIKELY((view->impl_facts & CAI_IMPL_TYPE_MASKED) != 0) && view->impl_mask == NULL)
         return cai_impl_read_mask(reader, protocol);
     return CAI_IMPL_READ;
+}
+
+/* The same for a tensor that was copied into the view as it came: validate it first, and bring it into the form that a
+ * view promises. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_settle(const cai_impl_reader_t *reader, uint32_t protocol)
+{
+    cai_error_t error;
+    if (cai_impl_view_settle(reader->view, &error) != CAI_OK)
+        return cai_impl_refuse(reader, protocol, CAI_IMPL_UNREADABLE, &error);
+    return cai_impl_settle_found(reader, protocol);
 }
 
 /* Give back what the view got from its producer. */
@@ -341,7 +354,7 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_abandon(cai_view_t *view, cai_impl_resu
 
 /* Note how the producer's work is ordered. Memory without elements has none; pinned memory is seen by host code, and
  * belongs to no device: the streams that 1 and 2 mean are those of the device that is current now. */
-CAI_IMPL void cai_impl_set_source(cai_view_t *view, cai_impl_source_t source, cai_stream_t producer)
+CAI_IMPL_HOT void cai_impl_set_source(cai_view_t *view, cai_impl_source_t source, cai_stream_t producer)
 {
     cai_impl_order_record_t *record = &view->impl_order;
     const int32_t            type = view->tensor.device.device_type;

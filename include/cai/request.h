@@ -174,10 +174,8 @@ CAI_IMPL bool cai_impl_dtype_meets(const cai_request_t *request, cai_dtype_t wan
             cai_dtype_equal(dtype, cai_uint8()));
 }
 
-CAI_IMPL bool cai_impl_dtype_wanted(const cai_request_t *request, cai_dtype_t dtype)
+CAI_IMPL_ASIDE bool cai_impl_dtype_among(const cai_request_t *request, cai_dtype_t dtype)
 {
-    if (CAI_IMPL_LIKELY(request->n_dtypes == 0 && cai_dtype_equal(request->dtype, dtype)))
-        return true;
     if (cai_impl_any_dtype(request))
         return cai_dtype_is_plain(dtype) || (request->require & CAI_UNUSUAL_DTYPE_OK) != 0;
     if (request->n_dtypes == 0)
@@ -189,7 +187,14 @@ CAI_IMPL bool cai_impl_dtype_wanted(const cai_request_t *request, cai_dtype_t dt
     return false;
 }
 
-CAI_IMPL bool cai_impl_ndim_wanted(const cai_request_t *request, int32_t ndim)
+CAI_IMPL_HOT bool cai_impl_dtype_wanted(const cai_request_t *request, cai_dtype_t dtype)
+{
+    if (CAI_IMPL_LIKELY(request->n_dtypes == 0 && cai_dtype_equal(request->dtype, dtype)))
+        return true;
+    return cai_impl_dtype_among(request, dtype);
+}
+
+CAI_IMPL_HOT bool cai_impl_ndim_wanted(const cai_request_t *request, int32_t ndim)
 {
     if (request->ndim != 0)
         return ndim == (request->ndim == CAI_SCALAR ? 0 : request->ndim);
@@ -197,7 +202,7 @@ CAI_IMPL bool cai_impl_ndim_wanted(const cai_request_t *request, int32_t ndim)
 }
 
 /* One extent against one wish that is more than the extent itself; shared extents are set by whoever comes first. */
-CAI_IMPL bool cai_impl_extent_wanted(int64_t wish, int64_t extent, cai_shared_t *shared)
+CAI_IMPL_ASIDE bool cai_impl_extent_wanted(int64_t wish, int64_t extent, cai_shared_t *shared)
 {
     uint32_t k;
     if (wish > 0)
@@ -214,7 +219,7 @@ CAI_IMPL bool cai_impl_extent_wanted(int64_t wish, int64_t extent, cai_shared_t 
     return true;
 }
 
-CAI_IMPL bool cai_impl_extents_wanted(const cai_request_t *request, const cai_tensor_t *tensor, cai_shared_t *shared)
+CAI_IMPL_HOT bool cai_impl_extents_wanted(const cai_request_t *request, const cai_tensor_t *tensor, cai_shared_t *shared)
 {
     const int32_t ndim = tensor->ndim < CAI_REQUEST_NDIM ? tensor->ndim : CAI_REQUEST_NDIM;
     for (int32_t i = 0; i < ndim; i++) {
@@ -225,7 +230,7 @@ CAI_IMPL bool cai_impl_extents_wanted(const cai_request_t *request, const cai_te
     return true;
 }
 
-CAI_IMPL bool cai_impl_same_shape(const cai_tensor_t *a, const cai_tensor_t *b)
+CAI_IMPL_ASIDE bool cai_impl_same_shape(const cai_tensor_t *a, const cai_tensor_t *b)
 {
     return a->ndim == b->ndim &&
            (a->ndim == 0 || memcmp(a->shape, b->shape, CAI_IMPL_CAST(size_t, a->ndim) * sizeof(*a->shape)) == 0);
@@ -245,7 +250,7 @@ CAI_IMPL_COLD bool cai_impl_layout_meets(uint32_t require, const cai_tensor_t *t
     return (require & CAI_NO_NEGATIVE_STRIDES) == 0 || !cai_tensor_has_negative_strides(tensor);
 }
 
-CAI_IMPL bool cai_impl_layout_wanted(const cai_request_t *request, const cai_tensor_t *tensor,
+CAI_IMPL_HOT bool cai_impl_layout_wanted(const cai_request_t *request, const cai_tensor_t *tensor,
                                      const cai_impl_layout_t *layout)
 {
     const uint32_t require = request->require;
@@ -267,7 +272,7 @@ CAI_IMPL bool cai_impl_is_host(const cai_tensor_t *tensor)
 }
 
 /* What the elements have to be, and where. An array may look better in these by another protocol. */
-CAI_IMPL cai_status_t cai_impl_check_kind(const cai_request_t *request, const cai_tensor_t *tensor)
+CAI_IMPL_HOT cai_status_t cai_impl_check_kind(const cai_request_t *request, const cai_tensor_t *tensor)
 {
     if (CAI_IMPL_UNLIKELY((cai_device_memory(tensor->device.device_type) & cai_request_memory(request)) == 0))
         return CAI_ERROR_DEVICE_MISMATCH;
@@ -275,10 +280,9 @@ CAI_IMPL cai_status_t cai_impl_check_kind(const cai_request_t *request, const ca
 }
 
 /* What it has to be like argument 0 in, other than the shape. */
-CAI_IMPL cai_status_t cai_impl_check_likeness(uint32_t require, const cai_tensor_t *tensor, const cai_tensor_t *first)
+CAI_IMPL_ASIDE cai_status_t cai_impl_check_likeness(uint32_t require, const cai_tensor_t *tensor,
+                                                    const cai_tensor_t *first)
 {
-    if (CAI_IMPL_LIKELY((require & (CAI_SAME_DEVICE | CAI_SAME_DTYPE)) == 0))
-        return CAI_OK;
     if (CAI_IMPL_UNLIKELY((require & CAI_SAME_DEVICE) != 0 && cai_impl_is_host(tensor) != cai_impl_is_host(first)))
         return CAI_ERROR_DEVICE_MISMATCH;
     if (CAI_IMPL_UNLIKELY((require & CAI_SAME_DTYPE) != 0 && !cai_dtype_equal(tensor->dtype, first->dtype)))
@@ -286,7 +290,7 @@ CAI_IMPL cai_status_t cai_impl_check_likeness(uint32_t require, const cai_tensor
     return CAI_OK;
 }
 
-CAI_IMPL bool cai_impl_shape_wanted(const cai_request_t *request, const cai_tensor_t *tensor, int64_t size,
+CAI_IMPL_HOT bool cai_impl_shape_wanted(const cai_request_t *request, const cai_tensor_t *tensor, int64_t size,
                                     const cai_tensor_t *first, cai_shared_t *shared)
 {
     if (CAI_IMPL_UNLIKELY(size == 0) && (request->require & CAI_NONEMPTY) != 0)
@@ -297,12 +301,14 @@ CAI_IMPL bool cai_impl_shape_wanted(const cai_request_t *request, const cai_tens
 }
 
 /* Everything else, by itself and beside the arguments before it. `shared` is as it was, unless the result is CAI_OK. */
-CAI_IMPL cai_status_t cai_impl_check_form(const cai_request_t *request, const cai_tensor_t *tensor, uint32_t flags,
+CAI_IMPL_HOT cai_status_t cai_impl_check_form(const cai_request_t *request, const cai_tensor_t *tensor, uint32_t flags,
                                           const cai_impl_layout_t *layout, cai_shared_t *shared)
 {
     const cai_tensor_t *first = shared->first != NULL ? shared->first : tensor;
     const uint32_t      known = shared->known;
-    cai_status_t        status = cai_impl_check_likeness(request->require, tensor, first);
+    cai_status_t        status = CAI_OK;
+    if (CAI_IMPL_UNLIKELY((request->require & (CAI_SAME_DEVICE | CAI_SAME_DTYPE)) != 0))
+        status = cai_impl_check_likeness(request->require, tensor, first);
     if (CAI_IMPL_UNLIKELY(status != CAI_OK))
         return status;
     if (CAI_IMPL_UNLIKELY(!cai_impl_shape_wanted(request, tensor, layout->size, first, shared)))

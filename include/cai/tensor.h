@@ -82,7 +82,7 @@ CAI_IMPL_COLD cai_status_t cai_impl_extents_unusual(const cai_tensor_t *tensor, 
 
 /* The items, of `itemsize` units each, from the lowest to the end of the highest: offsets [*low, *high) from the first,
  * in those units; false if they do not fit 63 bits. */
-CAI_IMPL bool cai_impl_bounds(const cai_tensor_t *tensor, int64_t itemsize, int64_t *low, int64_t *high)
+CAI_IMPL_COLD bool cai_impl_bounds(const cai_tensor_t *tensor, int64_t itemsize, int64_t *low, int64_t *high)
 {
     *low = 0;
     *high = itemsize;
