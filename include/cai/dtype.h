@@ -370,7 +370,21 @@ CAI_IMPL bool cai_impl_typestr_ends(const char *typestr, size_t length, size_t a
     return (typestr[1] == 'M' || typestr[1] == 'm') && typestr[at] == '[' && typestr[length - 1] == ']';
 }
 
-CAI_API cai_status_t cai_dtype_from_typestr(const char *typestr, size_t length, cai_dtype_t *dtype, cai_error_t *error)
+/* What most typestrs are: native order, the kind of a number, one digit. Lanes of 0 for all others. */
+CAI_IMPL cai_dtype_t cai_impl_typestr_usual(const char *typestr, size_t length)
+{
+    int bytes, code;
+    if (length != 3 || (typestr[0] != CAI_IMPL_NATIVE_ORDER && typestr[0] != '|'))
+        return cai_impl_dtype(0, 0, 0);
+    code = cai_impl_typestr_code(typestr[1]);
+    bytes = typestr[2] - '0';
+    if (code < 0 || bytes < 1 || !cai_impl_typestr_has_width(code, bytes))
+        return cai_impl_dtype(0, 0, 0);
+    return cai_impl_dtype(code, bytes * 8, 1);
+}
+
+CAI_IMPL_COLD cai_status_t cai_impl_typestr_read(const char *typestr, size_t length, cai_dtype_t *dtype,
+                                                 cai_error_t *error)
 {
     size_t at = 2;
     int    bytes, code;
@@ -391,6 +405,15 @@ CAI_API cai_status_t cai_dtype_from_typestr(const char *typestr, size_t length, 
     if (!cai_impl_typestr_has_width(code, bytes))
         return cai_impl_typestr_unknown(typestr, length, error);
     *dtype = cai_impl_dtype(code, bytes * 8, 1);
+    return CAI_OK;
+}
+
+CAI_API cai_status_t cai_dtype_from_typestr(const char *typestr, size_t length, cai_dtype_t *dtype, cai_error_t *error)
+{
+    const cai_dtype_t usual = cai_impl_typestr_usual(typestr, length);
+    if (CAI_IMPL_UNLIKELY(usual.lanes == 0))
+        return cai_impl_typestr_read(typestr, length, dtype, error);
+    *dtype = usual;
     return CAI_OK;
 }
 
@@ -615,7 +638,8 @@ CAI_IMPL_COLD cai_status_t cai_impl_format_unusual(const char *text, int64_t ite
     return cai_impl_format_opaque(text, itemsize, dtype, error);
 }
 
-CAI_API cai_status_t cai_dtype_from_format(const char *format, int64_t itemsize, cai_dtype_t *dtype, cai_error_t *error)
+CAI_IMPL_COLD cai_status_t cai_impl_format_read(const char *format, int64_t itemsize, cai_dtype_t *dtype,
+                                                cai_error_t *error)
 {
     cai_impl_format_t rest = {format == NULL ? "B" : format, false, false, 0};
     cai_dtype_t       read = cai_impl_dtype(0, 0, 0);
@@ -632,6 +656,17 @@ CAI_API cai_status_t cai_dtype_from_format(const char *format, int64_t itemsize,
         return cai_impl_format_refused(format == NULL ? "B" : format, itemsize, CAI_ERROR_INVALID_TYPESTR, error);
     *dtype = read;
     return CAI_OK;
+}
+
+/* Most formats are one letter, of native size and order. */
+CAI_API cai_status_t cai_dtype_from_format(const char *format, int64_t itemsize, cai_dtype_t *dtype, cai_error_t *error)
+{
+    if (CAI_IMPL_LIKELY(format != NULL && format[0] != '\0' && format[1] == '\0')) {
+        *dtype = cai_impl_format_letter(format[0], false);
+        if (CAI_IMPL_LIKELY(dtype->lanes != 0 && cai_dtype_itemsize(*dtype) == itemsize))
+            return CAI_OK;
+    }
+    return cai_impl_format_read(format, itemsize, dtype, error);
 }
 
 #endif /* CAI_DTYPE_H */

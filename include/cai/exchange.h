@@ -252,7 +252,11 @@ CAI_IMPL cai_impl_result_t cai_impl_exchange_read(const cai_impl_reader_t *reade
     result = torch ? cai_impl_exchange_read_torch(reader) : cai_impl_exchange_own(reader);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
         result = cai_impl_exchange_set_stream(reader);
-    return CAI_IMPL_LIKELY(result == CAI_IMPL_READ) ? result : cai_impl_abandon(view, result);
+    if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
+        return cai_impl_abandon(view, result);
+    if (view->impl_give_back == NULL)
+        cai_impl_mark_object_alone(view);
+    return CAI_IMPL_READ;
 }
 
 /* ------------------------------------------------------------------------------------------------------- outward --- */

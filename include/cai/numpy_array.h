@@ -127,8 +127,7 @@ CAI_IMPL_HOT cai_impl_result_t cai_impl_numpy_read(const cai_impl_reader_t *read
     if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
         return cai_impl_abandon(view, result);
     cai_impl_set_source(view, CAI_IMPL_SOURCE_SILENT, CAI_STREAM_LEGACY);
-    if (CAI_IMPL_LIKELY(view->tensor.device.device_type == CAI_DEVICE_CPU))
-        view->impl_progress |= CAI_IMPL_HOLDS_OBJECT_ALONE;
+    cai_impl_mark_object_alone(view);
     return CAI_IMPL_READ;
 }
 

@@ -126,12 +126,10 @@ CAI_IMPL void cai_impl_type_learn(const cai_impl_reader_t *reader)
 
 /* What a reader's result means for the acquire: READ or REFUSED end it; after ABSENT it goes on, and if there was an
  * exception it is kept in case that it is the first. */
-CAI_IMPL_ASIDE cai_impl_result_t cai_impl_note(const cai_impl_reader_t *reader, cai_impl_result_t result)
+CAI_IMPL_COLD cai_impl_result_t cai_impl_note_failure(const cai_impl_reader_t *reader, cai_impl_result_t result)
 {
     cai_view_t *view = reader->view;
     PyObject   *exception;
-    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ || result == CAI_IMPL_ABSENT))
-        return result;
     if (result == CAI_IMPL_REFUSED || cai_impl_exception_is_final())
         return CAI_IMPL_REFUSED;
     exception = cai_impl_take_exception();
@@ -143,6 +141,11 @@ CAI_IMPL_ASIDE cai_impl_result_t cai_impl_note(const cai_impl_reader_t *reader, 
     if (result == CAI_IMPL_PRODUCER_RAISED)
         view->impl_progress |= CAI_IMPL_FAILURE_FOREIGN;
     return CAI_IMPL_ABSENT;
+}
+
+CAI_IMPL_HOT cai_impl_result_t cai_impl_note(const cai_impl_reader_t *reader, cai_impl_result_t result)
+{
+    return CAI_IMPL_LIKELY(result >= CAI_IMPL_ABSENT) ? result : cai_impl_note_failure(reader, result);
 }
 
 /* Copy into the view what is known of the object's type. A type that cannot be inspected is passed over like a protocol
@@ -316,9 +319,12 @@ CAI_IMPL cai_impl_result_t cai_impl_read_told(const cai_impl_reader_t *reader)
 /* Steps 1 to 4: whatever does not have to be told the consumer's stream. */
 CAI_IMPL_ASIDE cai_impl_result_t cai_impl_read_foreign(const cai_impl_reader_t *reader)
 {
+    const cai_view_t *view = reader->view;
     cai_impl_result_t result = CAI_IMPL_ABSENT;
-    if (CAI_IMPL_UNLIKELY((reader->view->impl_facts & CAI_IMPL_TYPE_ARRAY) != 0) ||
-        PyCapsule_CheckExact(reader->object))
+    if (view->impl_exchange == NULL && (view->impl_facts & CAI_IMPL_TYPE_ARRAY) == 0 &&
+        (view->impl_hint & (CAI_VIA_BUFFER | CAI_VIA_CUDA_ARRAY_INTERFACE)) != 0)
+        return cai_impl_read_told(reader);
+    if (CAI_IMPL_UNLIKELY((view->impl_facts & CAI_IMPL_TYPE_ARRAY) != 0) || PyCapsule_CheckExact(reader->object))
         result = cai_impl_note(reader, cai_impl_array_read(reader));
     if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_ABSENT))
         return result;
@@ -333,9 +339,7 @@ CAI_IMPL_HOT cai_impl_result_t cai_impl_read_first(const cai_impl_reader_t *read
 {
     cai_impl_result_t result = CAI_IMPL_ABSENT;
     if ((reader->view->impl_facts & CAI_IMPL_TYPE_NUMPY) != 0)
-        result = cai_impl_numpy_read(reader);
-    if (CAI_IMPL_UNLIKELY(result < 0))
-        result = cai_impl_note(reader, result);
+        result = cai_impl_note(reader, cai_impl_numpy_read(reader));
     return result == CAI_IMPL_ABSENT ? cai_impl_read_foreign(reader) : result;
 }
 

@@ -179,6 +179,38 @@ CAI_IMPL bool cai_impl_is_finalizing(void)
 #endif
 }
 
+/* The value of an exact int, without Python code and without an exception: false where it does not fit. An int of one or
+ * two digits is read where it lies since 3.12, the first with a public name for that. */
+CAI_IMPL bool cai_impl_exact_int64(PyObject *number, int64_t *value)
+{
+    int overflow = 0;
+#if !defined(Py_LIMITED_API) && CAI_IMPL_PYTHON >= 0x030C0000
+    if (CAI_IMPL_LIKELY(PyUnstable_Long_IsCompact(CAI_IMPL_BITS(PyLongObject *, number)))) {
+        *value = PyUnstable_Long_CompactValue(CAI_IMPL_BITS(PyLongObject *, number));
+        return true;
+    }
+#endif
+    *value = PyLong_AsLongLongAndOverflow(number, &overflow);
+    return overflow == 0;
+}
+
+/* The characters of an exact str that is ASCII, NULL if it is not, without an exception. The limited API can only ask for
+ * UTF-8, which an ASCII str has at hand as well. */
+CAI_IMPL const char *cai_impl_exact_ascii(PyObject *text, size_t *length)
+{
+#if defined(Py_LIMITED_API)
+    Py_ssize_t  bytes = 0;
+    const char *utf8 = PyUnicode_AsUTF8AndSize(text, &bytes);
+    if (utf8 == NULL)
+        PyErr_Clear();
+    *length = CAI_IMPL_CAST(size_t, bytes);
+    return utf8;
+#else
+    *length = CAI_IMPL_CAST(size_t, PyUnicode_GET_LENGTH(text));
+    return PyUnicode_IS_COMPACT_ASCII(text) ? CAI_IMPL_CAST(const char *, PyUnicode_DATA(text)) : NULL;
+#endif
+}
+
 /* Item `index` of an exact tuple, borrowed; in the limited API a call instead of a read. */
 CAI_IMPL PyObject *cai_impl_tuple_item(PyObject *tuple, Py_ssize_t index)
 {

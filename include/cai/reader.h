@@ -373,6 +373,13 @@ CAI_IMPL_HOT void cai_impl_set_source(cai_view_t *view, cai_impl_source_t source
     view->stream = producer;
 }
 
+/* A reader that took nothing but the object is done: where nothing is to be waited for either, release can be short. */
+CAI_IMPL_HOT void cai_impl_mark_object_alone(cai_view_t *view)
+{
+    if (view->impl_order.source == CAI_IMPL_SOURCE_READY && !view->impl_order.pinned && view->impl_mask == NULL)
+        view->impl_progress |= CAI_IMPL_HOLDS_OBJECT_ALONE;
+}
+
 /* ------------------------------------------------------------------------------------------------------- outward --- */
 
 /* A tuple of integers: a new reference, or NULL with an exception. */
