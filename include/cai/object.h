@@ -395,6 +395,7 @@ CAI_IMPL void cai_impl_view_close(cai_view_t *view)
     PyObject *pending;
     if (view->impl_object == NULL)
         return;
+    view->impl_progress = 0; /* before any destructor runs, which may release the view again */
     cai_impl_give_back(view);
     pending = cai_impl_put_aside();
     cai_impl_drop(&view->impl_mask);
@@ -402,7 +403,6 @@ CAI_IMPL void cai_impl_view_close(cai_view_t *view)
     cai_impl_drop(&view->impl_interface);
     cai_impl_drop(&view->impl_failure);
     cai_impl_drop(&view->impl_object);
-    view->impl_progress = 0;
     view->protocol = 0;
     cai_impl_put_back(pending);
 }
