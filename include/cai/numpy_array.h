@@ -102,17 +102,16 @@ CAI_IMPL_HOT cai_dtype_t cai_impl_numpy_dtype(const cai_impl_numpy_descr_t *desc
     return native && number < sizeof(dtypes) / sizeof(dtypes[0]) ? dtypes[number] : cai_impl_dtype(0, 0, 0);
 }
 
-/* Read an object whose type has CAI_IMPL_TYPE_NUMPY. ABSENT: the buffer protocol reads it, or says why not. */
+/* Read an object whose type has CAI_IMPL_TYPE_NUMPY, where any host memory will do. ABSENT: the buffer protocol reads it,
+ * or says why not. */
 CAI_IMPL_HOT cai_impl_result_t cai_impl_numpy_read(const cai_impl_reader_t *reader)
 {
     const cai_impl_numpy_array_t *array = CAI_IMPL_BITS(const cai_impl_numpy_array_t *, reader->object);
     const cai_dtype_t             dtype = cai_impl_numpy_dtype(array->descr);
     const uint32_t                flags = CAI_IMPL_CAST(uint32_t, array->flags);
     cai_view_t                   *view = reader->view;
-    cai_impl_result_t             result;
     unsigned                      shift;
-    if (!cai_impl_allows(reader->request, CAI_VIA_BUFFER) ||
-        !cai_impl_wants_memory(reader->request, CAI_ON_HOST | CAI_ON_PINNED))
+    if (!cai_impl_allows(reader->request, CAI_VIA_BUFFER) || !cai_impl_wants_memory(reader->request, CAI_ON_HOST))
         return CAI_IMPL_ABSENT;
     if (CAI_IMPL_UNLIKELY(dtype.lanes == 0 || array->nd < 0 || array->nd > CAI_MAX_NDIM))
         return CAI_IMPL_ABSENT;
@@ -123,11 +122,10 @@ CAI_IMPL_HOT cai_impl_result_t cai_impl_numpy_read(const cai_impl_reader_t *read
     view->flags = (flags & (CAI_IMPL_NUMPY_WRITEABLE | CAI_IMPL_NUMPY_WARN_ON_WRITE)) == CAI_IMPL_NUMPY_WRITEABLE
                       ? 0
                       : CAI_READONLY;
-    result = cai_impl_settle_found(reader, CAI_VIA_BUFFER);
-    if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
-        return cai_impl_abandon(view, result);
-    cai_impl_set_source(view, CAI_IMPL_SOURCE_SILENT, CAI_STREAM_LEGACY);
-    cai_impl_mark_object_alone(view);
+    if (CAI_IMPL_UNLIKELY(!cai_impl_dtype_wanted(reader->request, dtype)))
+        return cai_impl_abandon(view, cai_impl_refuse_kind(reader, CAI_VIA_BUFFER, CAI_ERROR_DTYPE_MISMATCH));
+    view->protocol = CAI_VIA_BUFFER;
+    cai_impl_set_ready_on_host(view);
     return CAI_IMPL_READ;
 }
 

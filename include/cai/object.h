@@ -109,12 +109,10 @@ CAI_IMPL_COLD int cai_impl_type_inspect(const cai_state_t *state, PyObject *obje
 
 /* Remember the protocol that served the first object of a type. Only a request that allows all of them says something
  * about the type. */
-CAI_IMPL void cai_impl_type_learn(const cai_impl_reader_t *reader)
+CAI_IMPL_COLD void cai_impl_type_learn(const cai_impl_reader_t *reader)
 {
     const cai_view_t *view = reader->view;
     cai_impl_type_t   known;
-    if (CAI_IMPL_LIKELY((view->impl_progress & CAI_IMPL_KNOWN_TYPE) != 0) || reader->request->protocols != 0)
-        return;
     known.type = Py_TYPE(reader->object);
     known.exchange = view->impl_exchange;
     known.facts = view->impl_facts;
@@ -372,9 +370,12 @@ CAI_IMPL_HOT int cai_impl_view_open(const cai_impl_reader_t *reader)
 /* An acquire has found its array: what it needed on the way can go. */
 CAI_IMPL_HOT void cai_impl_view_finish(const cai_impl_reader_t *reader)
 {
-    cai_impl_drop(&reader->view->impl_interface);
-    cai_impl_drop(&reader->view->impl_failure);
-    cai_impl_type_learn(reader);
+    if (CAI_IMPL_UNLIKELY(reader->view->impl_interface != NULL || reader->view->impl_failure != NULL)) {
+        cai_impl_drop(&reader->view->impl_interface);
+        cai_impl_drop(&reader->view->impl_failure);
+    }
+    if (CAI_IMPL_UNLIKELY((reader->view->impl_progress & CAI_IMPL_KNOWN_TYPE) == 0) && reader->request->protocols == 0)
+        cai_impl_type_learn(reader);
 }
 
 /* Give back a view of host memory that holds its object alone, where somebody else holds that too, so that no destructor

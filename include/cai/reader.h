@@ -380,6 +380,16 @@ CAI_IMPL_HOT void cai_impl_mark_object_alone(cai_view_t *view)
         view->impl_progress |= CAI_IMPL_HOLDS_OBJECT_ALONE;
 }
 
+/* Both at once, for host memory and no more than the object. */
+CAI_IMPL_HOT void cai_impl_set_ready_on_host(cai_view_t *view)
+{
+    view->impl_order.producer = CAI_STREAM_LEGACY;
+    view->impl_order.device_id = 0;
+    view->impl_order.source = CAI_IMPL_SOURCE_READY;
+    view->impl_order.pinned = false;
+    view->impl_progress |= CAI_IMPL_HOLDS_OBJECT_ALONE;
+}
+
 /* ------------------------------------------------------------------------------------------------------- outward --- */
 
 /* A tuple of integers: a new reference, or NULL with an exception. */
