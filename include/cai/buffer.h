@@ -65,7 +65,8 @@ CAI_IMPL bool cai_impl_buffer_fill_plain(cai_view_t *view, const Py_buffer *buff
     unsigned    shift;
     if (CAI_IMPL_UNLIKELY(cai_dtype_from_format(buffer->format, buffer->itemsize, &dtype, NULL) != CAI_OK ||
                           buffer->ndim < 0 || buffer->ndim > CAI_MAX_NDIM || buffer->suboffsets != NULL ||
-                          (buffer->shape == NULL && buffer->ndim > 0) || !cai_impl_item_shift(buffer->itemsize, &shift)))
+                          (buffer->shape == NULL && buffer->ndim > 0) ||
+                          !cai_impl_item_shift(buffer->itemsize, &shift)))
         return false;
     cai_impl_view_set_header(view, buffer->buf, cai_impl_device(CAI_DEVICE_CPU, 0), dtype, buffer->ndim);
     return cai_impl_view_fill(view, buffer->shape, buffer->strides, shift, shift);

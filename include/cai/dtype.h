@@ -206,16 +206,25 @@ CAI_IMPL uint32_t cai_impl_dtype_widths(uint8_t code)
 {
     enum { W1 = 1 << 1, W2 = 1 << 2, W4 = 1 << 4, W8 = 1 << 8, W16 = 1 << 16 };
     static const uint32_t widths[] = {
-        W1 | W2 | W4 | W8,              /* CAI_CODE_INT */
-        W1 | W2 | W4 | W8,              /* CAI_CODE_UINT */
-        W2 | W4 | W8,                   /* CAI_CODE_FLOAT */
-        0,                              /* CAI_CODE_OPAQUE */
-        W2,                             /* CAI_CODE_BFLOAT */
-        W4 | W8 | W16,                  /* CAI_CODE_COMPLEX */
-        W1,                             /* CAI_CODE_BOOL */
-        W1, W1, W1, W1, W1, W1, W1, W1, /* CAI_CODE_FLOAT8_E3M4 to CAI_CODE_FLOAT8_E8M0FNU */
-        0, 0, 0,                        /* CAI_CODE_FLOAT6_E2M3FN to CAI_CODE_FLOAT4_E2M1FN */
-        W4                              /* CAI_CODE_BCOMPLEX */
+        W1 | W2 | W4 | W8, /* CAI_CODE_INT */
+        W1 | W2 | W4 | W8, /* CAI_CODE_UINT */
+        W2 | W4 | W8,      /* CAI_CODE_FLOAT */
+        0,                 /* CAI_CODE_OPAQUE */
+        W2,                /* CAI_CODE_BFLOAT */
+        W4 | W8 | W16,     /* CAI_CODE_COMPLEX */
+        W1,                /* CAI_CODE_BOOL */
+        W1,
+        W1,
+        W1,
+        W1,
+        W1,
+        W1,
+        W1,
+        W1, /* CAI_CODE_FLOAT8_E3M4 to CAI_CODE_FLOAT8_E8M0FNU */
+        0,
+        0,
+        0, /* CAI_CODE_FLOAT6_E2M3FN to CAI_CODE_FLOAT4_E2M1FN */
+        W4 /* CAI_CODE_BCOMPLEX */
     };
     return code < sizeof(widths) / sizeof(widths[0]) ? widths[code] : 0;
 }

@@ -74,9 +74,9 @@ CAI_IMPL_COLD int cai_impl_numpy_find_api(const cai_state_t *state, PyObject **c
  * 0, or -1 with an exception. */
 CAI_IMPL_COLD int cai_impl_type_is_numpy(const cai_state_t *state, PyTypeObject *type)
 {
-    PyObject  *capsule;
-    const int  found = cai_impl_numpy_find_api(state, &capsule);
-    int        result = 0;
+    PyObject                   *capsule;
+    const int                   found = cai_impl_numpy_find_api(state, &capsule);
+    int                         result = 0;
     const cai_impl_numpy_api_t *api;
     if (found <= 0)
         return found;
@@ -93,9 +93,9 @@ CAI_IMPL_COLD int cai_impl_type_is_numpy(const cai_state_t *state, PyTypeObject 
 CAI_IMPL_HOT cai_dtype_t cai_impl_numpy_dtype(const cai_impl_numpy_descr_t *descr)
 {
     static const cai_dtype_t dtypes[] = {
-        CAI_BOOL,   CAI_INT8,    CAI_UINT8,   CAI_INT16, CAI_UINT16,    CAI_INT32,      CAI_UINT32, CAI_INT64,
-        CAI_UINT64, CAI_INT64,   CAI_UINT64,  CAI_FLOAT32, CAI_FLOAT64, {0, 0, 0},      CAI_COMPLEX64, CAI_COMPLEX128,
-        {0, 0, 0},  {0, 0, 0},   {0, 0, 0},   {0, 0, 0}, {0, 0, 0},     {0, 0, 0},      {0, 0, 0},  CAI_FLOAT16,
+        CAI_BOOL,   CAI_INT8,  CAI_UINT8,  CAI_INT16,   CAI_UINT16,  CAI_INT32, CAI_UINT32,    CAI_INT64,
+        CAI_UINT64, CAI_INT64, CAI_UINT64, CAI_FLOAT32, CAI_FLOAT64, {0, 0, 0}, CAI_COMPLEX64, CAI_COMPLEX128,
+        {0, 0, 0},  {0, 0, 0}, {0, 0, 0},  {0, 0, 0},   {0, 0, 0},   {0, 0, 0}, {0, 0, 0},     CAI_FLOAT16,
     };
     const unsigned number = CAI_IMPL_CAST(unsigned, descr->type_num);
     const bool     native = descr->byteorder == '=' || descr->byteorder == '|';

@@ -252,7 +252,8 @@ CAI_IMPL bool cai_impl_must_refine_device(const cai_impl_reader_t *reader)
 CAI_IMPL_COLD cai_impl_result_t cai_impl_refine_device(const cai_impl_reader_t *reader, uint32_t protocol)
 {
     cai_tensor_t *tensor = &reader->view->tensor;
-    const int32_t wanted = tensor->device.device_type == CAI_DEVICE_CPU ? CAI_DEVICE_CUDA_HOST : CAI_DEVICE_CUDA_MANAGED;
+    const int32_t wanted = tensor->device.device_type == CAI_DEVICE_CPU ? CAI_DEVICE_CUDA_HOST
+                                                                        : CAI_DEVICE_CUDA_MANAGED;
     cai_device_t  found;
     cai_error_t   error;
     if (tensor->data == NULL)

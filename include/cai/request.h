@@ -54,7 +54,7 @@ enum {
 /** For `protocols`, and in the `protocol` of a view. */
 enum {
     CAI_VIA_EXCHANGE = 1 << 0,               /**< DLPack's C exchange API, found on the type */
-    CAI_VIA_BUFFER = 1 << 1,                 /**< the buffer protocol, or what it would say of a numpy.ndarray */
+    CAI_VIA_BUFFER = 1 << 1,                 /**< the buffer protocol; of NumPy's arrays the C struct that it shows */
     CAI_VIA_CUDA_ARRAY_INTERFACE = 1 << 2,   /**< any version */
     CAI_VIA_DLPACK = 1 << 3,                 /**< __dlpack__, or a capsule passed as the argument */
     CAI_VIA_CUDA_ARRAY_INTERFACE_3 = 1 << 4, /**< exactly version 3 */
@@ -219,7 +219,8 @@ CAI_IMPL_ASIDE bool cai_impl_extent_wanted(int64_t wish, int64_t extent, cai_sha
     return true;
 }
 
-CAI_IMPL_HOT bool cai_impl_extents_wanted(const cai_request_t *request, const cai_tensor_t *tensor, cai_shared_t *shared)
+CAI_IMPL_HOT bool cai_impl_extents_wanted(const cai_request_t *request, const cai_tensor_t *tensor,
+                                          cai_shared_t *shared)
 {
     const int32_t ndim = tensor->ndim < CAI_REQUEST_NDIM ? tensor->ndim : CAI_REQUEST_NDIM;
     for (int32_t i = 0; i < ndim; i++) {
@@ -251,7 +252,7 @@ CAI_IMPL_COLD bool cai_impl_layout_meets(uint32_t require, const cai_tensor_t *t
 }
 
 CAI_IMPL_HOT bool cai_impl_layout_wanted(const cai_request_t *request, const cai_tensor_t *tensor,
-                                     const cai_impl_layout_t *layout)
+                                         const cai_impl_layout_t *layout)
 {
     const uint32_t require = request->require;
     const uint32_t dense = CAI_F_CONTIGUOUS; /* what a C-contiguous array may fail in, and one with gaps: */
@@ -291,7 +292,7 @@ CAI_IMPL_ASIDE cai_status_t cai_impl_check_likeness(uint32_t require, const cai_
 }
 
 CAI_IMPL_HOT bool cai_impl_shape_wanted(const cai_request_t *request, const cai_tensor_t *tensor, int64_t size,
-                                    const cai_tensor_t *first, cai_shared_t *shared)
+                                        const cai_tensor_t *first, cai_shared_t *shared)
 {
     if (CAI_IMPL_UNLIKELY(size == 0) && (request->require & CAI_NONEMPTY) != 0)
         return false;
@@ -302,7 +303,7 @@ CAI_IMPL_HOT bool cai_impl_shape_wanted(const cai_request_t *request, const cai_
 
 /* Everything else, by itself and beside the arguments before it. `shared` is as it was, unless the result is CAI_OK. */
 CAI_IMPL_HOT cai_status_t cai_impl_check_form(const cai_request_t *request, const cai_tensor_t *tensor, uint32_t flags,
-                                          const cai_impl_layout_t *layout, cai_shared_t *shared)
+                                              const cai_impl_layout_t *layout, cai_shared_t *shared)
 {
     const cai_tensor_t *first = shared->first != NULL ? shared->first : tensor;
     const uint32_t      known = shared->known;

@@ -96,7 +96,7 @@ CAI_IMPL void cai_impl_view_set_header(cai_view_t *view, void *data, cai_device_
 
 /* The same, checked. */
 CAI_IMPL_COLD cai_status_t cai_impl_view_start(cai_view_t *view, void *data, cai_device_t device, cai_dtype_t dtype,
-                                          int64_t ndim, cai_error_t *error)
+                                               int64_t ndim, cai_error_t *error)
 {
     const bool possible = ndim >= 0 && ndim <= CAI_MAX_NDIM;
     cai_impl_view_set_header(view, data, device, dtype, possible ? CAI_IMPL_CAST(int32_t, ndim) : -1);

@@ -796,7 +796,7 @@ def outcome(probe, source, request):
 @pytest.mark.parametrize("name", WALKED)
 def test_pitfall_13_a_walk_reads_what_the_look_up_of_each_field_reads(probe, name, request_):
     memory = Memory(SIX)
-    source = bearer(memory, **{"typestr": "<f4"})
+    source = bearer(memory, typestr="<f4")
     fields = source.__cuda_array_interface__
     fields.update(WALKED[name](memory.pointer))
     for key in [key for key, value in fields.items() if value is ...]:

@@ -532,7 +532,8 @@ Test(view, fill_takes_what_settles_and_nothing_else)
         source.data = (void *)row->data;
         source.byte_offset = row->byte_offset;
         make_view(&filled);
-        cr_expect_eq(cai_impl_view_fill_from(&filled, &source), row->status == CAI_OK && row->size > 0, "%s", row->name);
+        cr_expect_eq(cai_impl_view_fill_from(&filled, &source), row->status == CAI_OK && row->size > 0, "%s",
+                     row->name);
         if (row->status != CAI_OK || row->size == 0)
             continue;
         cr_assert_eq(settle_row(row, &expected, NULL), CAI_OK);
@@ -548,9 +549,9 @@ Test(view, fill_refuses_headers_that_are_not_sound)
         cai_dtype_t dtype;
         bool        shape;
     } rows[] = {
-        {"negative", -1, CAI_FLOAT32, true},   {"too many", CAI_MAX_NDIM + 1, CAI_FLOAT32, true},
-        {"no shape", 1, CAI_FLOAT32, false},   {"unknown", 1, {99, 8, 1}, true},
-        {"lanes", 1, {2, 32, 4}, true},        {"packed", 1, CAI_FLOAT4_E2M1FN, true},
+        {"negative", -1, CAI_FLOAT32, true}, {"too many", CAI_MAX_NDIM + 1, CAI_FLOAT32, true},
+        {"no shape", 1, CAI_FLOAT32, false}, {"unknown", 1, {99, 8, 1}, true},
+        {"lanes", 1, {2, 32, 4}, true},      {"packed", 1, CAI_FLOAT4_E2M1FN, true},
         {"opaque", 1, CAI_OPAQUE(12), true},
     };
     int64_t shape[CAI_MAX_NDIM + 1], strides[CAI_MAX_NDIM + 1];
