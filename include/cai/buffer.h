@@ -72,8 +72,8 @@ CAI_IMPL bool cai_impl_buffer_fill_plain(cai_view_t *view, const Py_buffer *buff
     return cai_impl_view_fill(view, buffer->shape, buffer->strides, shift, shift);
 }
 
-/* The buffer's shape and strides into the view, as they are. A buffer without strides is C-contiguous, and one dimension without a
- * shape as long as its bytes. */
+/* The buffer's shape and strides into the view, as they are. A buffer without strides is C-contiguous, and one dimension
+ * without a shape as long as its bytes. */
 CAI_IMPL_COLD cai_status_t cai_impl_buffer_copy(cai_view_t *view, const Py_buffer *buffer, cai_error_t *error)
 {
     cai_dtype_t  dtype;

@@ -143,7 +143,9 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_note_failure(const cai_impl_reader_t *r
 
 CAI_IMPL_HOT cai_impl_result_t cai_impl_note(const cai_impl_reader_t *reader, cai_impl_result_t result)
 {
-    return CAI_IMPL_LIKELY(result >= CAI_IMPL_ABSENT) ? result : cai_impl_note_failure(reader, result);
+    return CAI_IMPL_LIKELY(result == CAI_IMPL_READ || result == CAI_IMPL_ABSENT)
+               ? result
+               : cai_impl_note_failure(reader, result);
 }
 
 /* Copy into the view what is known of the object's type. A type that cannot be inspected is passed over like a protocol

@@ -835,9 +835,9 @@ def test_fields_may_lie_in_any_order(accepts, order):
 
 
 def test_a_walk_takes_no_reference_that_it_does_not_give_back(probe, unchanged):
-    source = bearer(Memory(SIX), shape=tuple([2, 3]), strides=tuple([12, 4]), data=None)
+    memory = Memory(SIX)
+    source = bearer(memory, shape=memory.array.shape, strides=memory.array.strides)
     fields = source.__cuda_array_interface__
-    fields["data"] = (Memory(SIX).pointer, False)
     with unchanged(source, fields, *[value for value in fields.values() if type(value) is tuple]):
         for require in ("", "NONEMPTY", "F_CONTIGUOUS"):
             outcome(probe, source, {"require": require})
