@@ -194,11 +194,11 @@ CAI_IMPL bool cai_impl_exact_int64(PyObject *number, int64_t *value)
     return overflow == 0;
 }
 
-/* The characters of an exact str that is ASCII, NULL if it is not, without an exception. The limited API can only ask for
- * UTF-8, which an ASCII str has at hand as well. */
+/* The characters of an exact str that is ASCII, NULL if it is not, without an exception. The limited API, and Python before
+ * 3.11 in C++ (macros with old casts), can only ask for UTF-8, which an ASCII str has at hand as well. */
 CAI_IMPL const char *cai_impl_exact_ascii(PyObject *text, size_t *length)
 {
-#if defined(Py_LIMITED_API)
+#if defined(Py_LIMITED_API) || CAI_IMPL_PYTHON < 0x030B0000
     Py_ssize_t  bytes = 0;
     const char *utf8 = PyUnicode_AsUTF8AndSize(text, &bytes);
     if (utf8 == NULL)
