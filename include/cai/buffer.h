@@ -58,9 +58,23 @@ CAI_IMPL cai_status_t cai_impl_buffer_check(const Py_buffer *buffer, cai_error_t
     return CAI_OK;
 }
 
-/* The buffer's shape and strides into the view. A buffer without strides is C-contiguous, and one dimension without a
- * shape as long as its bytes. */
-CAI_IMPL cai_status_t cai_impl_buffer_copy(cai_view_t *view, const Py_buffer *buffer, cai_error_t *error)
+/* The usual buffer into the view; false: see below. */
+CAI_IMPL bool cai_impl_buffer_fill_plain(cai_view_t *view, const Py_buffer *buffer)
+{
+    cai_dtype_t dtype;
+    unsigned    shift;
+    if (CAI_IMPL_UNLIKELY(cai_dtype_from_format(buffer->format, buffer->itemsize, &dtype, NULL) != CAI_OK ||
+                          buffer->ndim < 0 || buffer->ndim > CAI_MAX_NDIM || buffer->suboffsets != NULL ||
+                          (buffer->shape == NULL && buffer->ndim > 0) ||
+                          !cai_impl_item_shift(buffer->itemsize, &shift)))
+        return false;
+    cai_impl_view_set_header(view, buffer->buf, cai_impl_device(CAI_DEVICE_CPU, 0), dtype, buffer->ndim);
+    return cai_impl_view_fill(view, buffer->shape, buffer->strides, shift, shift);
+}
+
+/* The buffer's shape and strides into the view, as they are. A buffer without strides is C-contiguous, and one dimension
+ * without a shape as long as its bytes. */
+CAI_IMPL_COLD cai_status_t cai_impl_buffer_copy(cai_view_t *view, const Py_buffer *buffer, cai_error_t *error)
 {
     cai_dtype_t  dtype;
     cai_status_t status = cai_dtype_from_format(buffer->format, buffer->itemsize, &dtype, error);
@@ -74,21 +88,25 @@ CAI_IMPL cai_status_t cai_impl_buffer_copy(cai_view_t *view, const Py_buffer *bu
         view->impl_shape[i] = buffer->shape != NULL ? buffer->shape[i] : buffer->len / buffer->itemsize;
     if (buffer->strides == NULL)
         cai_c_contiguous_strides(buffer->ndim, view->impl_shape, view->impl_strides);
-    for (int32_t i = 0; buffer->strides != NULL && i < buffer->ndim; i++) {
-        status = cai_impl_view_set_byte_stride(view, i, buffer->strides[i], error);
-        if (CAI_IMPL_UNLIKELY(status != CAI_OK))
-            return status;
-    }
-    view->flags = buffer->readonly != 0 ? CAI_READONLY : 0;
-    return CAI_OK;
+    else
+        status = cai_impl_view_set_byte_strides(view, buffer->strides, error);
+    return status;
+}
+
+CAI_IMPL_COLD cai_impl_result_t cai_impl_buffer_fill_unusual(const cai_impl_reader_t *reader, const Py_buffer *buffer)
+{
+    cai_error_t error;
+    if (cai_impl_buffer_copy(reader->view, buffer, &error) != CAI_OK)
+        return cai_impl_refuse(reader, CAI_VIA_BUFFER, CAI_IMPL_UNREADABLE, &error);
+    return cai_impl_settle(reader, CAI_VIA_BUFFER);
 }
 
 CAI_IMPL cai_impl_result_t cai_impl_buffer_fill(const cai_impl_reader_t *reader, const Py_buffer *buffer)
 {
-    cai_error_t error;
-    if (CAI_IMPL_UNLIKELY(cai_impl_buffer_copy(reader->view, buffer, &error) != CAI_OK))
-        return cai_impl_refuse(reader, CAI_VIA_BUFFER, CAI_IMPL_UNREADABLE, &error);
-    return cai_impl_settle(reader, CAI_VIA_BUFFER);
+    reader->view->flags = buffer->readonly != 0 ? CAI_READONLY : 0;
+    if (CAI_IMPL_LIKELY(cai_impl_buffer_fill_plain(reader->view, buffer)))
+        return cai_impl_settle_found(reader, CAI_VIA_BUFFER);
+    return cai_impl_buffer_fill_unusual(reader, buffer);
 }
 
 /* Host code fills a buffer before it hands it over, so no stream is involved; what CUDA still does to pinned memory is

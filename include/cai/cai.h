@@ -52,6 +52,7 @@
 #include <cai/dlpack.h>
 #include <cai/exchange.h>
 #include <cai/buffer.h>
+#include <cai/numpy_array.h>
 #include <cai/cuda_stream.h>
 #include <cai/array_type.h>
 #include <cai/object.h>

@@ -207,10 +207,16 @@ CAI_IMPL cai_impl_result_t cai_impl_call_read_last(cai_impl_beginning_t *begin)
 CAI_IMPL cai_impl_result_t cai_impl_call_read(cai_impl_beginning_t *begin)
 {
     cai_impl_result_t result = CAI_IMPL_READ;
+    int32_t           n_left = 0;
     for (int32_t i = 0; i < begin->call->impl_n; i++) {
-        if (CAI_IMPL_UNLIKELY(cai_impl_call_read_first(begin, i) == CAI_IMPL_REFUSED))
+        result = cai_impl_call_read_first(begin, i);
+        if (CAI_IMPL_UNLIKELY(result == CAI_IMPL_REFUSED))
             return CAI_IMPL_REFUSED;
+        n_left += result != CAI_IMPL_READ;
     }
+    if (CAI_IMPL_LIKELY(n_left == 0))
+        return CAI_IMPL_READ;
+    result = CAI_IMPL_READ;
     if (cai_impl_call_any_asking(begin))
         result = cai_impl_call_read_lent(begin);
     if (result == CAI_IMPL_READ)
@@ -308,7 +314,7 @@ CAI_IMPL cai_impl_result_t cai_impl_call_enter_device(cai_impl_beginning_t *begi
 CAI_IMPL cai_impl_result_t cai_impl_call_check_views(cai_impl_beginning_t *begin)
 {
     cai_shared_t shared;
-    memset(&shared, 0, sizeof(shared));
+    cai_impl_shared_begin(&shared);
     for (int32_t i = 0; i < begin->call->impl_n; i++) {
         const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
         if (CAI_IMPL_UNLIKELY(cai_impl_check_view(&reader, &shared) != CAI_IMPL_READ))

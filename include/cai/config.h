@@ -54,6 +54,11 @@
 #define CAI_IMPL      static inline __attribute__((unused))
 #define CAI_IMPL_COLD static __attribute__((cold, noinline, unused))
 
+/* The few that every acquire of an ordinary array runs through, made one piece (measured: a call costs as much as what it
+ * does); and what is beside them, which would make that piece large. */
+#define CAI_IMPL_HOT   static inline __attribute__((always_inline, unused))
+#define CAI_IMPL_ASIDE static __attribute__((noinline, unused))
+
 #define CAI_IMPL_PRINTF(format_index, first_argument) __attribute__((format(printf, format_index, first_argument)))
 
 #define CAI_IMPL_LIKELY(condition)   __builtin_expect(!!(condition), 1)

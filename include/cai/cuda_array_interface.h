@@ -1,8 +1,9 @@
 /**
  * cai/cuda_array_interface.h - arrays by the CUDA Array Interface: in, versions 0 to 3, and out, version 3.
  *
- * The attribute is fetched once, because producers compute it, and some do work in it. Its fields are held by
- * reference while they are read: converting one of them may run Python code that changes the dict. Nothing in the
+ * The attribute is fetched once, because producers compute it, and some do work in it. A dict of nothing but plain
+ * objects is read in one walk, in which no Python code can run. The fields of any other are held by reference while they
+ * are read: converting one of them may run Python code that changes the dict. Nothing in the
  * interface says on which device the memory lies, so the pointer is asked; nothing in it owns the memory, so the view
  * holds the object.
  *
@@ -322,8 +323,8 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_set_stream(const cai_impl_reader_t
     return CAI_IMPL_READ;
 }
 
-CAI_IMPL cai_impl_result_t cai_impl_interface_read_fields(const cai_impl_reader_t    *reader,
-                                                          const cai_impl_interface_t *interface)
+CAI_IMPL_COLD cai_impl_result_t cai_impl_interface_read_fields(const cai_impl_reader_t    *reader,
+                                                               const cai_impl_interface_t *interface)
 {
     uint64_t          address;
     cai_dtype_t       dtype;
@@ -345,8 +346,9 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_read_fields(const cai_impl_reader_
     return CAI_IMPL_LIKELY(result == CAI_IMPL_READ) ? result : cai_impl_abandon(reader->view, result);
 }
 
-/* Read a dict that cai_impl_interface_fetch gave. `ordered_only`: dicts that do not tell their order are ABSENT. */
-CAI_IMPL cai_impl_result_t cai_impl_interface_read(const cai_impl_reader_t *reader, PyObject *dict, bool ordered_only)
+/* Read a dict of any objects. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_interface_read_any(const cai_impl_reader_t *reader, PyObject *dict,
+                                                            bool ordered_only)
 {
     cai_impl_interface_t interface;
     cai_impl_result_t    result = cai_impl_interface_open(reader, dict, &interface);
@@ -356,6 +358,175 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_read(const cai_impl_reader_t *read
         result = cai_impl_interface_read_fields(reader, &interface);
     cai_impl_interface_clear(&interface);
     return result;
+}
+
+/* -------------------------------------------------------------------------------------- a dict of plain objects --- */
+
+/* `shape`, `typestr`, `data`, `version`, `strides`, `stream`, `mask`, `descr`. */
+#define CAI_IMPL_PLAIN_FIELDS 8
+CAI_IMPL_STATIC_ASSERT(CAI_IMPL_NAME_DESCR - CAI_IMPL_NAME_SHAPE == 7,
+                       "the fields' names lie side by side in the state");
+
+/* The fields of such a dict, in the order of their names in the state: borrowed, NULL where the key is absent or the value
+ * None. Valid until Python code may run. */
+typedef struct cai_impl_plain_interface {
+    PyObject *fields[CAI_IMPL_PLAIN_FIELDS];
+    uint64_t  address;
+    int64_t   version, stream; /* a stream of -1: none */
+    bool      readonly;
+    int64_t   strides[CAI_MAX_NDIM]; /* in bytes, if there are any */
+} cai_impl_plain_interface_t;
+
+CAI_IMPL PyObject *cai_impl_plain_field(const cai_impl_plain_interface_t *plain, cai_impl_name_t name)
+{
+    return plain->fields[name - CAI_IMPL_NAME_SHAPE];
+}
+
+/* Which of four names a key is, by identity; 4 for none. Written out, since a loop takes twice as long. */
+CAI_IMPL int cai_impl_plain_key_of_four(PyObject *const *names, const PyObject *key)
+{
+    return key == names[0] ? 0 : key == names[1] ? 1 : key == names[2] ? 2 : key == names[3] ? 3 : 4;
+}
+
+/* Which field a key is; CAI_IMPL_PLAIN_FIELDS for none. */
+CAI_IMPL int cai_impl_plain_key(PyObject *const *names, const PyObject *key)
+{
+    const int field = cai_impl_plain_key_of_four(names, key);
+    return field < 4 ? field : 4 + cai_impl_plain_key_of_four(names + 4, key);
+}
+
+/* Find the fields by the identity of their keys. False where a key is none of them: it may be equal all the same. */
+CAI_IMPL bool cai_impl_plain_walk(const cai_state_t *state, PyObject *dict, cai_impl_plain_interface_t *plain)
+{
+    PyObject  *key, *value;
+    Py_ssize_t at = 0;
+    for (int i = 0; i < CAI_IMPL_PLAIN_FIELDS; i++)
+        plain->fields[i] = NULL;
+    while (PyDict_Next(dict, &at, &key, &value)) {
+        const int field = cai_impl_plain_key(&state->impl_names[CAI_IMPL_NAME_SHAPE], key);
+        if (CAI_IMPL_UNLIKELY(field == CAI_IMPL_PLAIN_FIELDS))
+            return false;
+        plain->fields[field] = value == Py_None ? NULL : value;
+    }
+    return true;
+}
+
+CAI_IMPL bool cai_impl_plain_integer(PyObject *object, int64_t *value)
+{
+    return CAI_IMPL_LIKELY(PyLong_CheckExact(object)) && cai_impl_exact_int64(object, value);
+}
+
+/* The integers of an exact tuple of `n`; false if it is none. */
+CAI_IMPL bool cai_impl_plain_integers(PyObject *tuple, int64_t *values, Py_ssize_t n)
+{
+    if (CAI_IMPL_UNLIKELY(!PyTuple_CheckExact(tuple) || cai_impl_tuple_size(tuple) != n))
+        return false;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (!cai_impl_plain_integer(cai_impl_tuple_item(tuple, i), &values[i]))
+            return false;
+    }
+    return true;
+}
+
+/* `data`: an exact tuple of an exact int and a bool. */
+CAI_IMPL bool cai_impl_plain_data(PyObject *data, cai_impl_plain_interface_t *plain)
+{
+    int64_t address;
+    if (data == NULL || !PyTuple_CheckExact(data) || cai_impl_tuple_size(data) != 2 ||
+        !cai_impl_plain_integer(cai_impl_tuple_item(data, 0), &address) || address <= 0)
+        return false;
+    plain->address = CAI_IMPL_CAST(uint64_t, address);
+    plain->readonly = cai_impl_tuple_item(data, 1) == Py_True;
+    return plain->readonly || cai_impl_tuple_item(data, 1) == Py_False;
+}
+
+CAI_IMPL bool cai_impl_plain_dtype(PyObject *typestr, cai_dtype_t *dtype)
+{
+    size_t      length;
+    const char *text = typestr != NULL && PyUnicode_CheckExact(typestr) ? cai_impl_exact_ascii(typestr, &length) : NULL;
+    return text != NULL && cai_dtype_from_typestr(text, length, dtype, NULL) == CAI_OK &&
+           dtype->code != CAI_CODE_OPAQUE;
+}
+
+/* The numbers beside the array itself: which version it is, of those that the request takes, and whose stream. */
+CAI_IMPL bool cai_impl_plain_order(const cai_impl_reader_t *reader, cai_impl_plain_interface_t *plain)
+{
+    PyObject *version = cai_impl_plain_field(plain, CAI_IMPL_NAME_VERSION);
+    PyObject *stream = cai_impl_plain_field(plain, CAI_IMPL_NAME_STREAM);
+    plain->version = 0;
+    plain->stream = -1;
+    if (version != NULL && (!cai_impl_plain_integer(version, &plain->version) || plain->version < 0))
+        return false;
+    if (stream != NULL && (!cai_impl_plain_integer(stream, &plain->stream) || plain->stream < 0))
+        return false;
+    return plain->version == 3 || cai_impl_allows(reader->request, CAI_VIA_CUDA_ARRAY_INTERFACE);
+}
+
+/* Take a dict apart in which nothing can run Python code, so that its values need not be held. False where anything is
+ * not of the plainest kind, or wrong: it is read as any other then. */
+CAI_IMPL bool cai_impl_plain_open(const cai_impl_reader_t *reader, PyObject *dict, cai_impl_plain_interface_t *plain)
+{
+    if (CAI_IMPL_FREE_THREADED || !PyDict_CheckExact(dict))
+        return false;
+    return cai_impl_plain_walk(reader->state, dict, plain) && cai_impl_plain_field(plain, CAI_IMPL_NAME_MASK) == NULL &&
+           cai_impl_plain_order(reader, plain);
+}
+
+/* The array that is in the dict, into the view. */
+CAI_IMPL bool cai_impl_plain_fill(const cai_impl_reader_t *reader, cai_impl_plain_interface_t *plain)
+{
+    cai_view_t *view = reader->view;
+    PyObject   *shape = cai_impl_plain_field(plain, CAI_IMPL_NAME_SHAPE);
+    PyObject   *strides = cai_impl_plain_field(plain, CAI_IMPL_NAME_STRIDES);
+    cai_dtype_t dtype;
+    unsigned    shift;
+    Py_ssize_t  ndim;
+    if (!cai_impl_plain_data(cai_impl_plain_field(plain, CAI_IMPL_NAME_DATA), plain) ||
+        !cai_impl_plain_dtype(cai_impl_plain_field(plain, CAI_IMPL_NAME_TYPESTR), &dtype) || shape == NULL ||
+        !PyTuple_CheckExact(shape) || cai_impl_tuple_size(shape) > CAI_MAX_NDIM)
+        return false;
+    ndim = cai_impl_tuple_size(shape);
+    if (!cai_impl_plain_integers(shape, view->impl_shape, ndim) ||
+        (strides != NULL && !cai_impl_plain_integers(strides, plain->strides, ndim)))
+        return false;
+    cai_impl_view_set_header(view, CAI_IMPL_BITS(void *, plain->address), cai_impl_device(CAI_DEVICE_CUDA, -1), dtype,
+                             CAI_IMPL_CAST(int32_t, ndim));
+    view->flags = plain->readonly ? CAI_READONLY : 0;
+    return cai_impl_item_shift(dtype.bits / 8, &shift) &&
+           cai_impl_view_fill(view, view->impl_shape, strides == NULL ? NULL : plain->strides, shift, shift);
+}
+
+/* What is left once the view is filled. */
+CAI_IMPL cai_impl_result_t cai_impl_plain_finish(const cai_impl_reader_t          *reader,
+                                                 const cai_impl_plain_interface_t *plain)
+{
+    cai_view_t       *view = reader->view;
+    cai_impl_result_t result = cai_impl_interface_find_device(reader);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        result = cai_impl_settle_found(reader, CAI_VIA_CUDA_ARRAY_INTERFACE);
+    if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
+        return cai_impl_abandon(view, result);
+    if (plain->stream >= 0)
+        cai_impl_set_source(view, CAI_IMPL_SOURCE_STREAM,
+                            cai_stream_from_handle(CAI_IMPL_CAST(uint64_t, plain->stream)));
+    else
+        cai_impl_set_source(view, plain->version >= 3 ? CAI_IMPL_SOURCE_READY : CAI_IMPL_SOURCE_SILENT,
+                            CAI_STREAM_LEGACY);
+    cai_impl_mark_object_alone(view);
+    return CAI_IMPL_READ;
+}
+
+/* Read a dict that cai_impl_interface_fetch gave. `ordered_only`: dicts that do not tell their order are ABSENT. */
+CAI_IMPL cai_impl_result_t cai_impl_interface_read(const cai_impl_reader_t *reader, PyObject *dict, bool ordered_only)
+{
+    cai_impl_plain_interface_t plain;
+    if (CAI_IMPL_UNLIKELY(!cai_impl_plain_open(reader, dict, &plain)))
+        return cai_impl_interface_read_any(reader, dict, ordered_only);
+    if (ordered_only && plain.version < 3 && plain.stream < 0)
+        return CAI_IMPL_ABSENT;
+    if (CAI_IMPL_UNLIKELY(!cai_impl_plain_fill(reader, &plain)))
+        return cai_impl_interface_read_any(reader, dict, ordered_only);
+    return cai_impl_plain_finish(reader, &plain);
 }
 
 /* ------------------------------------------------------------------------------------------------------- outward --- */

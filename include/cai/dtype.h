@@ -198,22 +198,35 @@ CAI_IMPL_COLD const cai_impl_dtype_row_t *cai_impl_dtype_find(cai_dtype_t dtype)
 
 CAI_API bool cai_dtype_equal(cai_dtype_t a, cai_dtype_t b)
 {
-    return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
+    return memcmp(&a, &b, sizeof(a)) == 0; /* one comparison of 32 bits; the struct has no padding */
 }
 
-/* A set of widths is a bit mask over bits / 8 (1, 2, 4, 8, 16 bytes), so that the common question needs no table. */
+/* The widths in whole bytes that a code has, as a bit mask over bits / 8 (1, 2, 4, 8, 16 bytes). */
 CAI_IMPL uint32_t cai_impl_dtype_widths(uint8_t code)
 {
-    switch (code) {
-    case CAI_CODE_INT:
-    case CAI_CODE_UINT: return 1u << 1 | 1u << 2 | 1u << 4 | 1u << 8;
-    case CAI_CODE_FLOAT: return 1u << 2 | 1u << 4 | 1u << 8;
-    case CAI_CODE_COMPLEX: return 1u << 4 | 1u << 8 | 1u << 16;
-    case CAI_CODE_BFLOAT: return 1u << 2;
-    case CAI_CODE_BCOMPLEX: return 1u << 4;
-    case CAI_CODE_BOOL: return 1u << 1;
-    default: return code >= CAI_CODE_FLOAT8_E3M4 && code <= CAI_CODE_FLOAT8_E8M0FNU ? 1u << 1 : 0;
-    }
+    enum { W1 = 1 << 1, W2 = 1 << 2, W4 = 1 << 4, W8 = 1 << 8, W16 = 1 << 16 };
+    static const uint32_t widths[] = {
+        W1 | W2 | W4 | W8, /* CAI_CODE_INT */
+        W1 | W2 | W4 | W8, /* CAI_CODE_UINT */
+        W2 | W4 | W8,      /* CAI_CODE_FLOAT */
+        0,                 /* CAI_CODE_OPAQUE */
+        W2,                /* CAI_CODE_BFLOAT */
+        W4 | W8 | W16,     /* CAI_CODE_COMPLEX */
+        W1,                /* CAI_CODE_BOOL */
+        W1,
+        W1,
+        W1,
+        W1,
+        W1,
+        W1,
+        W1,
+        W1, /* CAI_CODE_FLOAT8_E3M4 to CAI_CODE_FLOAT8_E8M0FNU */
+        0,
+        0,
+        0, /* CAI_CODE_FLOAT6_E2M3FN to CAI_CODE_FLOAT4_E2M1FN */
+        W4 /* CAI_CODE_BCOMPLEX */
+    };
+    return code < sizeof(widths) / sizeof(widths[0]) ? widths[code] : 0;
 }
 
 CAI_API bool cai_dtype_is_plain(cai_dtype_t dtype)
@@ -232,7 +245,7 @@ CAI_API bool cai_dtype_is_known(cai_dtype_t dtype)
 
 CAI_API int64_t cai_dtype_itemsize(cai_dtype_t dtype)
 {
-    return (CAI_IMPL_CAST(int64_t, dtype.bits) * dtype.lanes + 7) / 8;
+    return CAI_IMPL_CAST(int64_t, (CAI_IMPL_CAST(uint32_t, dtype.bits) * dtype.lanes + 7) / 8);
 }
 
 CAI_API int64_t cai_dtype_alignment(cai_dtype_t dtype)
@@ -366,7 +379,21 @@ CAI_IMPL bool cai_impl_typestr_ends(const char *typestr, size_t length, size_t a
     return (typestr[1] == 'M' || typestr[1] == 'm') && typestr[at] == '[' && typestr[length - 1] == ']';
 }
 
-CAI_API cai_status_t cai_dtype_from_typestr(const char *typestr, size_t length, cai_dtype_t *dtype, cai_error_t *error)
+/* What most typestrs are: native order, the kind of a number, one digit. Lanes of 0 for all others. */
+CAI_IMPL cai_dtype_t cai_impl_typestr_usual(const char *typestr, size_t length)
+{
+    int bytes, code;
+    if (length != 3 || (typestr[0] != CAI_IMPL_NATIVE_ORDER && typestr[0] != '|'))
+        return cai_impl_dtype(0, 0, 0);
+    code = cai_impl_typestr_code(typestr[1]);
+    bytes = typestr[2] - '0';
+    if (code < 0 || bytes < 1 || !cai_impl_typestr_has_width(code, bytes))
+        return cai_impl_dtype(0, 0, 0);
+    return cai_impl_dtype(code, bytes * 8, 1);
+}
+
+CAI_IMPL_COLD cai_status_t cai_impl_typestr_read(const char *typestr, size_t length, cai_dtype_t *dtype,
+                                                 cai_error_t *error)
 {
     size_t at = 2;
     int    bytes, code;
@@ -387,6 +414,15 @@ CAI_API cai_status_t cai_dtype_from_typestr(const char *typestr, size_t length, 
     if (!cai_impl_typestr_has_width(code, bytes))
         return cai_impl_typestr_unknown(typestr, length, error);
     *dtype = cai_impl_dtype(code, bytes * 8, 1);
+    return CAI_OK;
+}
+
+CAI_API cai_status_t cai_dtype_from_typestr(const char *typestr, size_t length, cai_dtype_t *dtype, cai_error_t *error)
+{
+    const cai_dtype_t usual = cai_impl_typestr_usual(typestr, length);
+    if (CAI_IMPL_UNLIKELY(usual.lanes == 0))
+        return cai_impl_typestr_read(typestr, length, dtype, error);
+    *dtype = usual;
     return CAI_OK;
 }
 
@@ -611,7 +647,8 @@ CAI_IMPL_COLD cai_status_t cai_impl_format_unusual(const char *text, int64_t ite
     return cai_impl_format_opaque(text, itemsize, dtype, error);
 }
 
-CAI_API cai_status_t cai_dtype_from_format(const char *format, int64_t itemsize, cai_dtype_t *dtype, cai_error_t *error)
+CAI_IMPL_COLD cai_status_t cai_impl_format_read(const char *format, int64_t itemsize, cai_dtype_t *dtype,
+                                                cai_error_t *error)
 {
     cai_impl_format_t rest = {format == NULL ? "B" : format, false, false, 0};
     cai_dtype_t       read = cai_impl_dtype(0, 0, 0);
@@ -628,6 +665,17 @@ CAI_API cai_status_t cai_dtype_from_format(const char *format, int64_t itemsize,
         return cai_impl_format_refused(format == NULL ? "B" : format, itemsize, CAI_ERROR_INVALID_TYPESTR, error);
     *dtype = read;
     return CAI_OK;
+}
+
+/* Most formats are one letter, of native size and order. */
+CAI_API cai_status_t cai_dtype_from_format(const char *format, int64_t itemsize, cai_dtype_t *dtype, cai_error_t *error)
+{
+    if (CAI_IMPL_LIKELY(format != NULL && format[0] != '\0' && format[1] == '\0')) {
+        *dtype = cai_impl_format_letter(format[0], false);
+        if (CAI_IMPL_LIKELY(dtype->lanes != 0 && cai_dtype_itemsize(*dtype) == itemsize))
+            return CAI_OK;
+    }
+    return cai_impl_format_read(format, itemsize, dtype, error);
 }
 
 #endif /* CAI_DTYPE_H */

@@ -129,16 +129,24 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_torch_check_lazy(const cai_impl_reader_
                                 conjugated != 0 ? "resolve_conj" : "resolve_neg");
 }
 
+/* A tensor that is out of the ordinary. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_exchange_settle(const cai_impl_reader_t *reader, const cai_tensor_t *tensor)
+{
+    cai_error_t error;
+    if (cai_impl_view_copy(reader->view, tensor, &error) != CAI_OK)
+        return cai_impl_refuse(reader, CAI_VIA_EXCHANGE, CAI_IMPL_UNREADABLE, &error);
+    return cai_impl_settle(reader, CAI_VIA_EXCHANGE);
+}
+
 /* torch's tensor, lent: into the view as it is now. */
 CAI_IMPL cai_impl_result_t cai_impl_torch_borrow(const cai_impl_reader_t *reader)
 {
     cai_tensor_t tensor;
-    cai_error_t  error;
     if (CAI_IMPL_UNLIKELY(reader->view->impl_exchange->dltensor_from_py_object_no_sync(reader->object, &tensor) != 0))
         return cai_impl_exchange_failed("dltensor_from_py_object_no_sync");
-    if (CAI_IMPL_UNLIKELY(cai_impl_view_copy(reader->view, &tensor, &error) != CAI_OK))
-        return cai_impl_refuse(reader, CAI_VIA_EXCHANGE, CAI_IMPL_UNREADABLE, &error);
-    return cai_impl_settle(reader, CAI_VIA_EXCHANGE);
+    if (CAI_IMPL_LIKELY(cai_impl_view_fill_from(reader->view, &tensor)))
+        return cai_impl_settle_found(reader, CAI_VIA_EXCHANGE);
+    return cai_impl_exchange_settle(reader, &tensor);
 }
 
 /* An owned tensor of whatever producer: into the view, which gives it back at release. */
@@ -244,7 +252,11 @@ CAI_IMPL cai_impl_result_t cai_impl_exchange_read(const cai_impl_reader_t *reade
     result = torch ? cai_impl_exchange_read_torch(reader) : cai_impl_exchange_own(reader);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
         result = cai_impl_exchange_set_stream(reader);
-    return CAI_IMPL_LIKELY(result == CAI_IMPL_READ) ? result : cai_impl_abandon(view, result);
+    if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
+        return cai_impl_abandon(view, result);
+    if (view->impl_give_back == NULL)
+        cai_impl_mark_object_alone(view);
+    return CAI_IMPL_READ;
 }
 
 /* ------------------------------------------------------------------------------------------------------- outward --- */

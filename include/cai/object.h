@@ -9,7 +9,7 @@
  * The protocols are tried in this order, unless the type is known to be served by a later one:
  *   1. an Array of this or another extension, or a "cai_array_v1" capsule; a DLPack capsule passed as the object;
  *   2. the C exchange API on the object's type;
- *   3. the buffer protocol, if host memory was asked for;
+ *   3. the buffer protocol, if host memory was asked for, and before all else NumPy's own arrays, by their C layout;
  *   4. __cuda_array_interface__, if it says how its work is ordered (version 3, or a stream);
  *   5. __dlpack__, with the consumer's stream;
  *   6. __cuda_array_interface__ that does not say.
@@ -21,6 +21,7 @@
 #define CAI_OBJECT_H
 
 #include <cai/array_type.h>
+#include <cai/numpy_array.h>
 
 /**
  * Borrow `object`'s array: check it against `request` (NULL: a request of zeros), order it, and describe it in `view`.
@@ -49,13 +50,6 @@ CAI_API PyObject *cai_view_mask(const cai_view_t *view);
 CAI_API PyObject *cai_view_descr(const cai_view_t *view);
 
 /* ---------------------------------------------------------------------------------------------------- bodies ---- */
-
-/* impl_progress of a view whose acquire is under way. */
-enum {
-    CAI_IMPL_KNOWN_TYPE = 1,      /* the type was in the cache */
-    CAI_IMPL_FAILURE_FOREIGN = 2, /* impl_failure is the producer's own exception, not one of cai's */
-    CAI_IMPL_LENT = 4             /* of a call: the tensor is lent, and looked at last */
-};
 
 CAI_API PyObject *cai_view_object(const cai_view_t *view)
 {
@@ -89,7 +83,7 @@ CAI_IMPL_COLD int cai_impl_type_has_capsule(const cai_state_t *state, PyTypeObje
 /* What is to be known of a type that the cache has not seen. 0, or -1 with an exception, in which case nothing is. */
 CAI_IMPL_COLD int cai_impl_type_inspect(const cai_state_t *state, PyObject *object, cai_impl_type_t *known)
 {
-    int torch, masked = 0;
+    int torch, masked = 0, numpy = 0;
     known->type = Py_TYPE(object);
     known->facts = known->hint = 0;
     known->exchange = NULL;
@@ -100,23 +94,25 @@ CAI_IMPL_COLD int cai_impl_type_inspect(const cai_state_t *state, PyObject *obje
     torch = cai_impl_type_is_torch(state, known->type, known->exchange);
     if (torch == 0 && PyObject_CheckBuffer(object))
         masked = cai_impl_type_is_masked(state, known->type);
-    if (torch < 0 || masked < 0)
+    if (torch == 0 && masked == 0 && PyObject_CheckBuffer(object))
+        numpy = cai_impl_type_is_numpy(state, known->type);
+    if (torch < 0 || masked < 0 || numpy < 0)
         return -1;
     if (torch != 0)
         known->facts |= CAI_IMPL_TYPE_TORCH;
     if (masked != 0)
         known->facts |= CAI_IMPL_TYPE_MASKED;
+    if (numpy != 0)
+        known->facts |= CAI_IMPL_TYPE_NUMPY;
     return 0;
 }
 
 /* Remember the protocol that served the first object of a type. Only a request that allows all of them says something
  * about the type. */
-CAI_IMPL void cai_impl_type_learn(const cai_impl_reader_t *reader)
+CAI_IMPL_COLD void cai_impl_type_learn(const cai_impl_reader_t *reader)
 {
     const cai_view_t *view = reader->view;
     cai_impl_type_t   known;
-    if (CAI_IMPL_LIKELY((view->impl_progress & CAI_IMPL_KNOWN_TYPE) != 0) || reader->request->protocols != 0)
-        return;
     known.type = Py_TYPE(reader->object);
     known.exchange = view->impl_exchange;
     known.facts = view->impl_facts;
@@ -128,12 +124,10 @@ CAI_IMPL void cai_impl_type_learn(const cai_impl_reader_t *reader)
 
 /* What a reader's result means for the acquire: READ or REFUSED end it; after ABSENT it goes on, and if there was an
  * exception it is kept in case that it is the first. */
-CAI_IMPL cai_impl_result_t cai_impl_note(const cai_impl_reader_t *reader, cai_impl_result_t result)
+CAI_IMPL_COLD cai_impl_result_t cai_impl_note_failure(const cai_impl_reader_t *reader, cai_impl_result_t result)
 {
     cai_view_t *view = reader->view;
     PyObject   *exception;
-    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ || result == CAI_IMPL_ABSENT))
-        return result;
     if (result == CAI_IMPL_REFUSED || cai_impl_exception_is_final())
         return CAI_IMPL_REFUSED;
     exception = cai_impl_take_exception();
@@ -147,9 +141,16 @@ CAI_IMPL cai_impl_result_t cai_impl_note(const cai_impl_reader_t *reader, cai_im
     return CAI_IMPL_ABSENT;
 }
 
+CAI_IMPL_HOT cai_impl_result_t cai_impl_note(const cai_impl_reader_t *reader, cai_impl_result_t result)
+{
+    return CAI_IMPL_LIKELY(result == CAI_IMPL_READ || result == CAI_IMPL_ABSENT)
+               ? result
+               : cai_impl_note_failure(reader, result);
+}
+
 /* Copy into the view what is known of the object's type. A type that cannot be inspected is passed over like a protocol
  * that fails, and not remembered. 0, or -1 with an exception that ends the acquire. */
-CAI_IMPL int cai_impl_type_look_up(const cai_impl_reader_t *reader)
+CAI_IMPL_HOT int cai_impl_type_look_up(const cai_impl_reader_t *reader)
 {
     cai_view_t            *view = reader->view;
     const cai_impl_type_t *entry = cai_impl_type_find(reader->state, Py_TYPE(reader->object));
@@ -316,11 +317,14 @@ CAI_IMPL cai_impl_result_t cai_impl_read_told(const cai_impl_reader_t *reader)
 }
 
 /* Steps 1 to 4: whatever does not have to be told the consumer's stream. */
-CAI_IMPL cai_impl_result_t cai_impl_read_first(const cai_impl_reader_t *reader)
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_read_foreign(const cai_impl_reader_t *reader)
 {
+    const cai_view_t *view = reader->view;
     cai_impl_result_t result = CAI_IMPL_ABSENT;
-    if (CAI_IMPL_UNLIKELY((reader->view->impl_facts & CAI_IMPL_TYPE_ARRAY) != 0) ||
-        PyCapsule_CheckExact(reader->object))
+    if (view->impl_exchange == NULL && (view->impl_facts & CAI_IMPL_TYPE_ARRAY) == 0 &&
+        (view->impl_hint & (CAI_VIA_BUFFER | CAI_VIA_CUDA_ARRAY_INTERFACE)) != 0)
+        return cai_impl_read_told(reader);
+    if (CAI_IMPL_UNLIKELY((view->impl_facts & CAI_IMPL_TYPE_ARRAY) != 0) || PyCapsule_CheckExact(reader->object))
         result = cai_impl_note(reader, cai_impl_array_read(reader));
     if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_ABSENT))
         return result;
@@ -328,6 +332,15 @@ CAI_IMPL cai_impl_result_t cai_impl_read_first(const cai_impl_reader_t *reader)
         return cai_impl_note(reader, cai_impl_dlpack_read_capsule(reader));
     result = cai_impl_note(reader, cai_impl_exchange_read(reader));
     return result == CAI_IMPL_ABSENT ? cai_impl_read_told(reader) : result;
+}
+
+/* The same, with NumPy's own arrays before all others. */
+CAI_IMPL_HOT cai_impl_result_t cai_impl_read_first(const cai_impl_reader_t *reader)
+{
+    cai_impl_result_t result = CAI_IMPL_ABSENT;
+    if ((reader->view->impl_facts & CAI_IMPL_TYPE_NUMPY) != 0)
+        result = cai_impl_note(reader, cai_impl_numpy_read(reader));
+    return result == CAI_IMPL_ABSENT ? cai_impl_read_foreign(reader) : result;
 }
 
 /* Steps 5 and 6: producers that order their work before the consumer's stream, and those that say nothing. The last
@@ -347,7 +360,7 @@ CAI_IMPL cai_impl_result_t cai_impl_read_last(const cai_impl_reader_t *reader, c
 }
 
 /* Begin an acquire: the view holds the object from here on, and nothing else. -1 with an exception. */
-CAI_IMPL int cai_impl_view_open(const cai_impl_reader_t *reader)
+CAI_IMPL_HOT int cai_impl_view_open(const cai_impl_reader_t *reader)
 {
     cai_impl_queue_check(reader->state->impl_queue);
     cai_impl_pool_sweep(reader->state->impl_pool);
@@ -358,11 +371,26 @@ CAI_IMPL int cai_impl_view_open(const cai_impl_reader_t *reader)
 }
 
 /* An acquire has found its array: what it needed on the way can go. */
-CAI_IMPL void cai_impl_view_finish(const cai_impl_reader_t *reader)
+CAI_IMPL_HOT void cai_impl_view_finish(const cai_impl_reader_t *reader)
 {
-    cai_impl_drop(&reader->view->impl_interface);
-    cai_impl_drop(&reader->view->impl_failure);
-    cai_impl_type_learn(reader);
+    if (CAI_IMPL_UNLIKELY(reader->view->impl_interface != NULL || reader->view->impl_failure != NULL)) {
+        cai_impl_drop(&reader->view->impl_interface);
+        cai_impl_drop(&reader->view->impl_failure);
+    }
+    if (CAI_IMPL_UNLIKELY((reader->view->impl_progress & CAI_IMPL_KNOWN_TYPE) == 0) && reader->request->protocols == 0)
+        cai_impl_type_learn(reader);
+}
+
+/* Give back a view of host memory that holds its object alone, where somebody else holds that too, so that no destructor
+ * runs. False if it is not so. */
+CAI_IMPL_HOT bool cai_impl_view_close_lightly(cai_view_t *view)
+{
+    if ((view->impl_progress & CAI_IMPL_HOLDS_OBJECT_ALONE) == 0 || !cai_impl_drop_shared(view->impl_object))
+        return false;
+    view->impl_object = NULL;
+    view->impl_progress = 0;
+    view->protocol = 0;
+    return true;
 }
 
 /* Give back everything that a view holds, as it is, without any order. Leaves a pending exception alone. */
@@ -371,6 +399,7 @@ CAI_IMPL void cai_impl_view_close(cai_view_t *view)
     PyObject *pending;
     if (view->impl_object == NULL)
         return;
+    view->impl_progress = 0; /* before any destructor runs, which may release the view again */
     cai_impl_give_back(view);
     pending = cai_impl_put_aside();
     cai_impl_drop(&view->impl_mask);
@@ -521,7 +550,7 @@ CAI_IMPL bool cai_impl_array_was_used(const cai_view_t *view, const cai_impl_ord
 }
 
 /* Order the producer's later work behind the consumer's, and do what has to be over before the memory goes back. */
-CAI_IMPL cai_status_t cai_impl_order_release(cai_view_t *view, cai_error_t *error)
+CAI_IMPL_ASIDE cai_status_t cai_impl_order_release(cai_view_t *view, cai_error_t *error)
 {
     cai_impl_order_record_t record = view->impl_order;
     const bool              renamed = cai_impl_order_name_streams(&record);
@@ -542,9 +571,11 @@ CAI_IMPL cai_status_t cai_impl_order_release(cai_view_t *view, cai_error_t *erro
 CAI_IMPL cai_status_t cai_impl_view_release(cai_view_t *view, cai_error_t *error)
 {
     cai_status_t status;
-    if (view->impl_object == NULL)
+    if (CAI_IMPL_LIKELY(cai_impl_view_close_lightly(view)) || view->impl_object == NULL)
         return CAI_OK;
-    status = cai_impl_order_release(view, error);
+    status = view->protocol != CAI_VIA_ARRAY && CAI_IMPL_LIKELY(cai_impl_order_after(&view->impl_order) == 0)
+                 ? CAI_OK
+                 : cai_impl_order_release(view, error);
     cai_impl_view_close(view);
     return status;
 }
@@ -596,7 +627,7 @@ CAI_IMPL cai_impl_result_t cai_impl_check_lazy(const cai_impl_reader_t *reader)
 }
 
 /* Check what was read, beside the arguments before it. */
-CAI_IMPL cai_impl_result_t cai_impl_check_view(const cai_impl_reader_t *reader, cai_shared_t *shared)
+CAI_IMPL_HOT cai_impl_result_t cai_impl_check_view(const cai_impl_reader_t *reader, cai_shared_t *shared)
 {
     const cai_view_t  *view = reader->view;
     const cai_status_t status =
@@ -637,12 +668,12 @@ CAI_IMPL cai_impl_result_t cai_impl_order_view(const cai_impl_reader_t *reader, 
 CAI_API int cai_view_acquire(cai_state_t *state, PyObject *object, const cai_request_t *request, cai_order_t order,
                              cai_view_t *view)
 {
-    const cai_request_t     any = cai_request(NULL);
-    const cai_stream_t      told = order.mode == CAI_ORDER_WAIT ? order.stream : CAI_STREAM_LEGACY;
+    static const cai_request_t any = {NULL, {0, 0, 0}, NULL, 0, 0, 0, 0, {0}, 0, 0, 0};
+    const cai_stream_t         told = order.mode == CAI_ORDER_WAIT ? order.stream : CAI_STREAM_LEGACY;
     const cai_impl_reader_t reader = cai_impl_reader_for(state, object, request == NULL ? &any : request, order, view);
     cai_shared_t            shared;
     cai_impl_result_t       result = cai_impl_read_any(&reader, told);
-    memset(&shared, 0, sizeof(shared));
+    cai_impl_shared_begin(&shared);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
         result = cai_impl_check_view(&reader, &shared);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))

@@ -49,6 +49,14 @@ CAI_IMPL_STATIC_ASSERT(sizeof(Py_buffer) <= CAI_IMPL_BUFFER_WORDS * sizeof(uint6
 #define CAI_IMPL_FREE_THREADED 0
 #endif
 
+/* Whether a struct that begins with PyObject_HEAD may be read where it is: Python's own header is known, and no other
+ * thread changes the object meanwhile. */
+#if defined(Py_GIL_DISABLED) || defined(_Py_OPAQUE_PYOBJECT) || defined(PYPY_VERSION) || defined(GRAALVM_PYTHON)
+#define CAI_IMPL_OBJECTS_LIE_STILL 0
+#else
+#define CAI_IMPL_OBJECTS_LIE_STILL 1
+#endif
+
 /* The attribute's value (a new reference) and 1; NULL and 0 if there is none, which only AttributeError means; NULL and
  * -1 with any other exception set. PyObject_GetOptionalAttr does it since 3.13. */
 CAI_IMPL int cai_impl_get_attribute(PyObject *object, PyObject *name, PyObject **value)
@@ -79,6 +87,17 @@ CAI_IMPL int cai_impl_get_item(PyObject *dict, PyObject *key, PyObject **value)
     Py_INCREF(*value);
     return 1;
 #endif
+}
+
+/* Give up a reference that is not the last one, so that no destructor runs: false, and nothing given up, if it may be the
+ * last. Without the GIL nobody can say. */
+CAI_IMPL bool cai_impl_drop_shared(void *object)
+{
+    PyObject *owned = CAI_IMPL_CAST(PyObject *, object);
+    if (CAI_IMPL_FREE_THREADED || CAI_IMPL_UNLIKELY(Py_REFCNT(owned) < 2))
+        return false;
+    Py_DECREF(owned);
+    return true;
 }
 
 /* Take the exception that is set out of the thread state: normalised, a new reference; NULL if none is set.
@@ -157,6 +176,38 @@ CAI_IMPL bool cai_impl_is_finalizing(void)
     return Py_IsInitialized() == 0;
 #else
     return _Py_IsFinalizing() != 0;
+#endif
+}
+
+/* The value of an exact int, without Python code and without an exception: false where it does not fit. An int of one or
+ * two digits is read where it lies since 3.12, the first with a public name for that. */
+CAI_IMPL bool cai_impl_exact_int64(PyObject *number, int64_t *value)
+{
+    int overflow = 0;
+#if !defined(Py_LIMITED_API) && CAI_IMPL_PYTHON >= 0x030C0000
+    if (CAI_IMPL_LIKELY(PyUnstable_Long_IsCompact(CAI_IMPL_BITS(PyLongObject *, number)))) {
+        *value = PyUnstable_Long_CompactValue(CAI_IMPL_BITS(PyLongObject *, number));
+        return true;
+    }
+#endif
+    *value = PyLong_AsLongLongAndOverflow(number, &overflow);
+    return overflow == 0;
+}
+
+/* The characters of an exact str that is ASCII, NULL if it is not, without an exception. The limited API, and Python before
+ * 3.11 in C++ (macros with old casts), can only ask for UTF-8, which an ASCII str has at hand as well. */
+CAI_IMPL const char *cai_impl_exact_ascii(PyObject *text, size_t *length)
+{
+#if defined(Py_LIMITED_API) || CAI_IMPL_PYTHON < 0x030B0000
+    Py_ssize_t  bytes = 0;
+    const char *utf8 = PyUnicode_AsUTF8AndSize(text, &bytes);
+    if (utf8 == NULL)
+        PyErr_Clear();
+    *length = CAI_IMPL_CAST(size_t, bytes);
+    return utf8;
+#else
+    *length = CAI_IMPL_CAST(size_t, PyUnicode_GET_LENGTH(text));
+    return PyUnicode_IS_COMPACT_ASCII(text) ? CAI_IMPL_CAST(const char *, PyUnicode_DATA(text)) : NULL;
 #endif
 }
 

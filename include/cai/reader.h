@@ -26,6 +26,14 @@ typedef struct cai_impl_reader {
     cai_impl_work_stream_t *work_stream; /* of the call; NULL for an array by itself */
 } cai_impl_reader_t;
 
+/* impl_progress of a view. */
+enum {
+    CAI_IMPL_KNOWN_TYPE = 1,        /* the type was in the cache */
+    CAI_IMPL_FAILURE_FOREIGN = 2,   /* impl_failure is the producer's own exception, not one of cai's */
+    CAI_IMPL_LENT = 4,              /* of a call: the tensor is lent, and looked at last */
+    CAI_IMPL_HOLDS_OBJECT_ALONE = 8 /* nothing but the object is given back at release, and nothing waited for */
+};
+
 /* How a reader ended. Below 0 an exception is set, and whatever the reader had taken has been given back. */
 typedef enum cai_impl_result {
     CAI_IMPL_READ = 1,             /* the view is filled and meets the request */
@@ -42,21 +50,30 @@ CAI_IMPL_COLD bool cai_impl_exception_is_final(void)
     return PyErr_ExceptionMatches(PyExc_MemoryError) || !PyErr_ExceptionMatches(PyExc_Exception);
 }
 
-/* A class of a module that somebody else has imported: a new reference and 1; NULL and 0 if there is none, in which case
- * no object can be of that class; NULL and -1 with an exception that must not be passed over. Nothing is imported. */
-CAI_IMPL_COLD int cai_impl_find_class(const cai_state_t *state, cai_impl_name_t module_name, cai_impl_name_t name,
-                                      PyObject **type)
+/* An attribute of a module that somebody else has imported: a new reference and 1; NULL and 0 if there is none; NULL and
+ * -1 with an exception that must not be passed over. Nothing is imported. */
+CAI_IMPL_COLD int cai_impl_find_attribute(const cai_state_t *state, cai_impl_name_t module_name, cai_impl_name_t name,
+                                          PyObject **value)
 {
     PyObject *imported = PyImport_GetModule(cai_impl_name(state, module_name));
-    *type = imported == NULL ? NULL : PyObject_GetAttr(imported, cai_impl_name(state, name));
+    *value = imported == NULL ? NULL : PyObject_GetAttr(imported, cai_impl_name(state, name));
     Py_XDECREF(imported);
-    if (*type != NULL && !PyType_Check(*type))
-        Py_CLEAR(*type);
-    if (*type != NULL)
+    if (*value != NULL)
         return 1;
     if (PyErr_Occurred() != NULL && cai_impl_exception_is_final())
         return -1;
     PyErr_Clear();
+    return 0;
+}
+
+/* The same for a class; without it no object can be of that class. */
+CAI_IMPL_COLD int cai_impl_find_class(const cai_state_t *state, cai_impl_name_t module_name, cai_impl_name_t name,
+                                      PyObject **type)
+{
+    const int found = cai_impl_find_attribute(state, module_name, name, type);
+    if (found <= 0 || PyType_Check(*type))
+        return found;
+    Py_CLEAR(*type);
     return 0;
 }
 
@@ -219,38 +236,33 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_refuse_memory(const cai_impl_reader_t *
     return cai_impl_refuse(reader, protocol, CAI_IMPL_UNREADABLE, &error);
 }
 
-/* Memory that a producer calls host memory may be pinned, which only its address tells. Asked only where the answer
- * matters: where pinned memory would do and plain host memory would not. */
-CAI_IMPL_COLD cai_status_t cai_impl_refine_host(const cai_impl_reader_t *reader, cai_error_t *error)
+/* Whether the address has to be asked about the memory: the device of managed memory is 0 by DLPack's rule, and what a
+ * producer calls host memory may be pinned, which matters where pinned memory would do and plain host memory would not. */
+CAI_IMPL bool cai_impl_must_refine_device(const cai_impl_reader_t *reader)
 {
-    cai_tensor_t *tensor = &reader->view->tensor;
-    cai_device_t  found;
-    cai_status_t  status;
-    if (tensor->data == NULL || !cai_impl_wants_memory(reader->request, CAI_ON_PINNED) ||
-        cai_impl_wants_memory(reader->request, CAI_ON_HOST))
-        return CAI_OK;
-    status = cai_pointer_device(tensor->data, &found, error);
-    if (status == CAI_OK && found.device_type == CAI_DEVICE_CUDA_HOST)
-        tensor->device = found;
-    return status;
+    const cai_tensor_t *tensor = &reader->view->tensor;
+    const int32_t       told = tensor->device.device_type;
+    if (CAI_IMPL_LIKELY(told == CAI_DEVICE_CUDA))
+        return false;
+    if (told == CAI_DEVICE_CPU)
+        return (cai_request_memory(reader->request) & (CAI_ON_PINNED | CAI_ON_HOST)) == CAI_ON_PINNED;
+    return told == CAI_DEVICE_CUDA_MANAGED;
 }
 
-/* The device of managed memory is 0 by DLPack's rule; the address tells the real one. */
-CAI_IMPL cai_status_t cai_impl_refine_device(const cai_impl_reader_t *reader, cai_error_t *error)
+CAI_IMPL_COLD cai_impl_result_t cai_impl_refine_device(const cai_impl_reader_t *reader, uint32_t protocol)
 {
     cai_tensor_t *tensor = &reader->view->tensor;
+    const int32_t wanted = tensor->device.device_type == CAI_DEVICE_CPU ? CAI_DEVICE_CUDA_HOST
+                                                                        : CAI_DEVICE_CUDA_MANAGED;
     cai_device_t  found;
-    cai_status_t  status;
-    if (CAI_IMPL_LIKELY(tensor->device.device_type == CAI_DEVICE_CUDA))
-        return CAI_OK;
-    if (tensor->device.device_type == CAI_DEVICE_CPU)
-        return cai_impl_refine_host(reader, error);
-    if (tensor->device.device_type != CAI_DEVICE_CUDA_MANAGED || tensor->data == NULL)
-        return CAI_OK;
-    status = cai_pointer_device(tensor->data, &found, error);
-    if (status == CAI_OK && found.device_type == CAI_DEVICE_CUDA_MANAGED)
-        tensor->device.device_id = found.device_id;
-    return status;
+    cai_error_t   error;
+    if (tensor->data == NULL)
+        return CAI_IMPL_READ;
+    if (cai_pointer_device(tensor->data, &found, &error) != CAI_OK)
+        return cai_impl_refuse(reader, protocol, CAI_IMPL_UNREADABLE, &error);
+    if (found.device_type == wanted)
+        tensor->device = found;
+    return CAI_IMPL_READ;
 }
 
 CAI_IMPL_COLD cai_impl_result_t cai_impl_refuse_kind(const cai_impl_reader_t *reader, uint32_t protocol,
@@ -280,17 +292,15 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_read_mask(const cai_impl_reader_t *read
     return reader->view->impl_mask == NULL ? CAI_IMPL_PRODUCER_RAISED : CAI_IMPL_READ;
 }
 
-/* The last step of every reader: validate the tensor that is in the view, bring it into the form that a view promises,
- * and see that it is of the kind that was asked for. Its form is checked when the arguments before it are known. */
-CAI_IMPL cai_impl_result_t cai_impl_settle(const cai_impl_reader_t *reader, uint32_t protocol)
+/* The last step of every reader, once the layout is found: see that the array is of the kind that was asked for. Its form
+ * is checked when the arguments before it are known. */
+CAI_IMPL_HOT cai_impl_result_t cai_impl_settle_found(const cai_impl_reader_t *reader, uint32_t protocol)
 {
     cai_view_t  *view = reader->view;
-    cai_error_t  error;
-    cai_status_t status = cai_impl_view_settle(view, &error);
-    if (CAI_IMPL_LIKELY(status == CAI_OK))
-        status = cai_impl_refine_device(reader, &error);
-    if (CAI_IMPL_UNLIKELY(status != CAI_OK))
-        return cai_impl_refuse(reader, protocol, CAI_IMPL_UNREADABLE, &error);
+    cai_status_t status;
+    if (CAI_IMPL_UNLIKELY(cai_impl_must_refine_device(reader)) &&
+        cai_impl_refine_device(reader, protocol) != CAI_IMPL_READ)
+        return CAI_IMPL_UNREADABLE;
     status = cai_impl_check_kind(reader->request, &view->tensor);
     if (CAI_IMPL_UNLIKELY(status != CAI_OK))
         return cai_impl_refuse_kind(reader, protocol, status);
@@ -298,6 +308,16 @@ CAI_IMPL cai_impl_result_t cai_impl_settle(const cai_impl_reader_t *reader, uint
     if (CAI_IMPL_UNLIKELY((view->impl_facts & CAI_IMPL_TYPE_MASKED) != 0) && view->impl_mask == NULL)
         return cai_impl_read_mask(reader, protocol);
     return CAI_IMPL_READ;
+}
+
+/* The same for a tensor that was copied into the view as it came: validate it first, and bring it into the form that a
+ * view promises. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_settle(const cai_impl_reader_t *reader, uint32_t protocol)
+{
+    cai_error_t error;
+    if (cai_impl_view_settle(reader->view, &error) != CAI_OK)
+        return cai_impl_refuse(reader, protocol, CAI_IMPL_UNREADABLE, &error);
+    return cai_impl_settle_found(reader, protocol);
 }
 
 /* Give back what the view got from its producer. */
@@ -335,7 +355,7 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_abandon(cai_view_t *view, cai_impl_resu
 
 /* Note how the producer's work is ordered. Memory without elements has none; pinned memory is seen by host code, and
  * belongs to no device: the streams that 1 and 2 mean are those of the device that is current now. */
-CAI_IMPL void cai_impl_set_source(cai_view_t *view, cai_impl_source_t source, cai_stream_t producer)
+CAI_IMPL_HOT void cai_impl_set_source(cai_view_t *view, cai_impl_source_t source, cai_stream_t producer)
 {
     cai_impl_order_record_t *record = &view->impl_order;
     const int32_t            type = view->tensor.device.device_type;
@@ -352,6 +372,23 @@ CAI_IMPL void cai_impl_set_source(cai_view_t *view, cai_impl_source_t source, ca
     if (source == CAI_IMPL_SOURCE_SILENT || source == CAI_IMPL_SOURCE_ORDERED)
         view->flags |= CAI_STREAM_UNKNOWN;
     view->stream = producer;
+}
+
+/* A reader that took nothing but the object is done: where nothing is to be waited for either, release can be short. */
+CAI_IMPL_HOT void cai_impl_mark_object_alone(cai_view_t *view)
+{
+    if (view->impl_order.source == CAI_IMPL_SOURCE_READY && !view->impl_order.pinned && view->impl_mask == NULL)
+        view->impl_progress |= CAI_IMPL_HOLDS_OBJECT_ALONE;
+}
+
+/* Both at once, for host memory and no more than the object. */
+CAI_IMPL_HOT void cai_impl_set_ready_on_host(cai_view_t *view)
+{
+    view->impl_order.producer = CAI_STREAM_LEGACY;
+    view->impl_order.device_id = 0;
+    view->impl_order.source = CAI_IMPL_SOURCE_READY;
+    view->impl_order.pinned = false;
+    view->impl_progress |= CAI_IMPL_HOLDS_OBJECT_ALONE;
 }
 
 /* ------------------------------------------------------------------------------------------------------- outward --- */

@@ -54,7 +54,7 @@ enum {
 /** For `protocols`, and in the `protocol` of a view. */
 enum {
     CAI_VIA_EXCHANGE = 1 << 0,               /**< DLPack's C exchange API, found on the type */
-    CAI_VIA_BUFFER = 1 << 1,                 /**< the buffer protocol */
+    CAI_VIA_BUFFER = 1 << 1,                 /**< the buffer protocol; of NumPy's arrays the C struct that it shows */
     CAI_VIA_CUDA_ARRAY_INTERFACE = 1 << 2,   /**< any version */
     CAI_VIA_DLPACK = 1 << 3,                 /**< __dlpack__, or a capsule passed as the argument */
     CAI_VIA_CUDA_ARRAY_INTERFACE_3 = 1 << 4, /**< exactly version 3 */
@@ -133,14 +133,14 @@ CAI_API uint32_t cai_request_memory(const cai_request_t *request)
 
 CAI_API uint32_t cai_device_memory(int32_t device_type)
 {
-    switch (device_type) {
-    case CAI_DEVICE_CUDA: return CAI_ON_CUDA;
-    case CAI_DEVICE_CUDA_MANAGED: return CAI_ON_MANAGED;
-    case CAI_DEVICE_CUDA_HOST: return CAI_ON_PINNED;
-    case CAI_DEVICE_CPU: return CAI_ON_HOST;
-    default: return 0;
-    }
+    static const uint8_t memory[CAI_DEVICE_CUDA_MANAGED + 1] = {
+        0, CAI_ON_HOST, CAI_ON_CUDA, CAI_ON_PINNED, 0, 0, 0, 0, 0, 0, 0, 0, 0, CAI_ON_MANAGED};
+    const uint32_t index = CAI_IMPL_CAST(uint32_t, device_type);
+    return index < sizeof(memory) ? memory[index] : 0;
 }
+CAI_IMPL_STATIC_ASSERT(CAI_DEVICE_CPU == 1 && CAI_DEVICE_CUDA == 2 && CAI_DEVICE_CUDA_HOST == 3 &&
+                           CAI_DEVICE_CUDA_MANAGED == 13,
+                       "the table of cai_device_memory is in the order of the device types");
 
 CAI_API const char *cai_device_words(int32_t device_type, char *text)
 {
@@ -155,6 +155,13 @@ CAI_API const char *cai_device_words(int32_t device_type, char *text)
 
 /* ------------------------------------------------------------------------------------------------ the checks ---- */
 
+/* Nothing shared yet. The extents are looked at only where `known` says so. */
+CAI_IMPL void cai_impl_shared_begin(cai_shared_t *shared)
+{
+    shared->first = NULL;
+    shared->known = 0;
+}
+
 CAI_IMPL bool cai_impl_any_dtype(const cai_request_t *request)
 {
     return request->n_dtypes == 0 && request->dtype.bits == 0;
@@ -167,7 +174,7 @@ CAI_IMPL bool cai_impl_dtype_meets(const cai_request_t *request, cai_dtype_t wan
             cai_dtype_equal(dtype, cai_uint8()));
 }
 
-CAI_IMPL bool cai_impl_dtype_wanted(const cai_request_t *request, cai_dtype_t dtype)
+CAI_IMPL_ASIDE bool cai_impl_dtype_among(const cai_request_t *request, cai_dtype_t dtype)
 {
     if (cai_impl_any_dtype(request))
         return cai_dtype_is_plain(dtype) || (request->require & CAI_UNUSUAL_DTYPE_OK) != 0;
@@ -180,21 +187,26 @@ CAI_IMPL bool cai_impl_dtype_wanted(const cai_request_t *request, cai_dtype_t dt
     return false;
 }
 
-CAI_IMPL bool cai_impl_ndim_wanted(const cai_request_t *request, int32_t ndim)
+CAI_IMPL_HOT bool cai_impl_dtype_wanted(const cai_request_t *request, cai_dtype_t dtype)
+{
+    if (CAI_IMPL_LIKELY(request->n_dtypes == 0 && cai_dtype_equal(request->dtype, dtype)))
+        return true;
+    return cai_impl_dtype_among(request, dtype);
+}
+
+CAI_IMPL_HOT bool cai_impl_ndim_wanted(const cai_request_t *request, int32_t ndim)
 {
     if (request->ndim != 0)
         return ndim == (request->ndim == CAI_SCALAR ? 0 : request->ndim);
     return ndim >= request->min_ndim && (request->max_ndim == 0 || ndim <= request->max_ndim);
 }
 
-/* One extent against one wish; shared extents are set by whoever comes first. */
-CAI_IMPL bool cai_impl_extent_wanted(int64_t wish, int64_t extent, cai_shared_t *shared)
+/* One extent against one wish that is more than the extent itself; shared extents are set by whoever comes first. */
+CAI_IMPL_ASIDE bool cai_impl_extent_wanted(int64_t wish, int64_t extent, cai_shared_t *shared)
 {
     uint32_t k;
-    if (wish == 0)
-        return true;
     if (wish > 0)
-        return extent == wish;
+        return false;
     if (wish == CAI_EMPTY_EXTENT)
         return extent == 0;
     if (wish < CAI_EXTENT(CAI_REQUEST_EXTENTS - 1))
@@ -207,32 +219,27 @@ CAI_IMPL bool cai_impl_extent_wanted(int64_t wish, int64_t extent, cai_shared_t 
     return true;
 }
 
-CAI_IMPL bool cai_impl_extents_wanted(const cai_request_t *request, const cai_tensor_t *tensor, cai_shared_t *shared)
+CAI_IMPL_HOT bool cai_impl_extents_wanted(const cai_request_t *request, const cai_tensor_t *tensor,
+                                          cai_shared_t *shared)
 {
     const int32_t ndim = tensor->ndim < CAI_REQUEST_NDIM ? tensor->ndim : CAI_REQUEST_NDIM;
     for (int32_t i = 0; i < ndim; i++) {
-        if (!cai_impl_extent_wanted(request->shape[i], tensor->shape[i], shared))
+        const int64_t wish = request->shape[i], extent = tensor->shape[i];
+        if (wish != 0 && wish != extent && !cai_impl_extent_wanted(wish, extent, shared))
             return false;
     }
     return true;
 }
 
-CAI_IMPL bool cai_impl_same_shape(const cai_tensor_t *a, const cai_tensor_t *b)
+CAI_IMPL_ASIDE bool cai_impl_same_shape(const cai_tensor_t *a, const cai_tensor_t *b)
 {
     return a->ndim == b->ndim &&
            (a->ndim == 0 || memcmp(a->shape, b->shape, CAI_IMPL_CAST(size_t, a->ndim) * sizeof(*a->shape)) == 0);
 }
 
-CAI_IMPL bool cai_impl_layout_wanted(const cai_request_t *request, const cai_tensor_t *tensor,
-                                     const cai_impl_layout_t *layout)
+/* The wishes that a C-contiguous array meets by itself, but for CAI_F_CONTIGUOUS. */
+CAI_IMPL_COLD bool cai_impl_layout_meets(uint32_t require, const cai_tensor_t *tensor, const cai_impl_layout_t *layout)
 {
-    const uint32_t require = request->require;
-    if (layout->size == 0)
-        return true;
-    if ((require & CAI_UNALIGNED_OK) == 0 && !cai_tensor_is_aligned(tensor))
-        return false;
-    if (layout->c_contiguous && (require & CAI_F_CONTIGUOUS) == 0)
-        return true;
     if ((require & CAI_C_CONTIGUOUS) != 0 && !layout->c_contiguous)
         return false;
     if ((require & CAI_F_CONTIGUOUS) != 0 && !cai_tensor_is_f_contiguous(tensor))
@@ -244,13 +251,29 @@ CAI_IMPL bool cai_impl_layout_wanted(const cai_request_t *request, const cai_ten
     return (require & CAI_NO_NEGATIVE_STRIDES) == 0 || !cai_tensor_has_negative_strides(tensor);
 }
 
+CAI_IMPL_HOT bool cai_impl_layout_wanted(const cai_request_t *request, const cai_tensor_t *tensor,
+                                         const cai_impl_layout_t *layout)
+{
+    const uint32_t require = request->require;
+    const uint32_t dense = CAI_F_CONTIGUOUS; /* what a C-contiguous array may fail in, and one with gaps: */
+    const uint32_t gaps = CAI_C_CONTIGUOUS | CAI_F_CONTIGUOUS | CAI_CONTIGUOUS | CAI_NO_SELF_OVERLAP |
+                          CAI_NO_NEGATIVE_STRIDES;
+    if (layout->size == 0)
+        return true;
+    if (CAI_IMPL_UNLIKELY(!cai_tensor_is_aligned(tensor)) && (require & CAI_UNALIGNED_OK) == 0)
+        return false;
+    if (CAI_IMPL_LIKELY((require & (layout->c_contiguous ? dense : gaps)) == 0))
+        return true;
+    return cai_impl_layout_meets(require, tensor, layout);
+}
+
 CAI_IMPL bool cai_impl_is_host(const cai_tensor_t *tensor)
 {
     return tensor->device.device_type == CAI_DEVICE_CPU;
 }
 
 /* What the elements have to be, and where. An array may look better in these by another protocol. */
-CAI_IMPL cai_status_t cai_impl_check_kind(const cai_request_t *request, const cai_tensor_t *tensor)
+CAI_IMPL_HOT cai_status_t cai_impl_check_kind(const cai_request_t *request, const cai_tensor_t *tensor)
 {
     if (CAI_IMPL_UNLIKELY((cai_device_memory(tensor->device.device_type) & cai_request_memory(request)) == 0))
         return CAI_ERROR_DEVICE_MISMATCH;
@@ -258,7 +281,8 @@ CAI_IMPL cai_status_t cai_impl_check_kind(const cai_request_t *request, const ca
 }
 
 /* What it has to be like argument 0 in, other than the shape. */
-CAI_IMPL cai_status_t cai_impl_check_likeness(uint32_t require, const cai_tensor_t *tensor, const cai_tensor_t *first)
+CAI_IMPL_ASIDE cai_status_t cai_impl_check_likeness(uint32_t require, const cai_tensor_t *tensor,
+                                                    const cai_tensor_t *first)
 {
     if (CAI_IMPL_UNLIKELY((require & CAI_SAME_DEVICE) != 0 && cai_impl_is_host(tensor) != cai_impl_is_host(first)))
         return CAI_ERROR_DEVICE_MISMATCH;
@@ -267,10 +291,10 @@ CAI_IMPL cai_status_t cai_impl_check_likeness(uint32_t require, const cai_tensor
     return CAI_OK;
 }
 
-CAI_IMPL bool cai_impl_shape_wanted(const cai_request_t *request, const cai_tensor_t *tensor, int64_t size,
-                                    const cai_tensor_t *first, cai_shared_t *shared)
+CAI_IMPL_HOT bool cai_impl_shape_wanted(const cai_request_t *request, const cai_tensor_t *tensor, int64_t size,
+                                        const cai_tensor_t *first, cai_shared_t *shared)
 {
-    if ((request->require & CAI_NONEMPTY) != 0 && size == 0)
+    if (CAI_IMPL_UNLIKELY(size == 0) && (request->require & CAI_NONEMPTY) != 0)
         return false;
     if ((request->require & CAI_SAME_SHAPE) != 0 && !cai_impl_same_shape(tensor, first))
         return false;
@@ -278,12 +302,14 @@ CAI_IMPL bool cai_impl_shape_wanted(const cai_request_t *request, const cai_tens
 }
 
 /* Everything else, by itself and beside the arguments before it. `shared` is as it was, unless the result is CAI_OK. */
-CAI_IMPL cai_status_t cai_impl_check_form(const cai_request_t *request, const cai_tensor_t *tensor, uint32_t flags,
-                                          const cai_impl_layout_t *layout, cai_shared_t *shared)
+CAI_IMPL_HOT cai_status_t cai_impl_check_form(const cai_request_t *request, const cai_tensor_t *tensor, uint32_t flags,
+                                              const cai_impl_layout_t *layout, cai_shared_t *shared)
 {
     const cai_tensor_t *first = shared->first != NULL ? shared->first : tensor;
     const uint32_t      known = shared->known;
-    cai_status_t        status = cai_impl_check_likeness(request->require, tensor, first);
+    cai_status_t        status = CAI_OK;
+    if (CAI_IMPL_UNLIKELY((request->require & (CAI_SAME_DEVICE | CAI_SAME_DTYPE)) != 0))
+        status = cai_impl_check_likeness(request->require, tensor, first);
     if (CAI_IMPL_UNLIKELY(status != CAI_OK))
         return status;
     if (CAI_IMPL_UNLIKELY(!cai_impl_shape_wanted(request, tensor, layout->size, first, shared)))
@@ -306,7 +332,7 @@ CAI_API cai_status_t cai_request_check(const cai_request_t *request, const cai_t
     cai_impl_layout_t layout;
     cai_status_t      status;
     if (shared == NULL) {
-        memset(&alone, 0, sizeof(alone));
+        cai_impl_shared_begin(&alone);
         shared = &alone;
     }
     layout.size = cai_tensor_size(tensor);

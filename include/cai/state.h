@@ -36,6 +36,9 @@
     X(IS_NEG, "is_neg")                                                                                                \
     X(TORCH, "torch")                                                                                                  \
     X(TENSOR, "Tensor")                                                                                                \
+    X(NUMPY_CORE, "numpy._core._multiarray_umath")                                                                     \
+    X(NUMPY_1_CORE, "numpy.core._multiarray_umath")                                                                    \
+    X(ARRAY_API, "_ARRAY_API")                                                                                         \
     X(NUMPY_MA, "numpy.ma")                                                                                            \
     X(MASKED_ARRAY, "MaskedArray")                                                                                     \
     X(CAPSULE, "_capsule")                                                                                             \
@@ -72,6 +75,7 @@ typedef struct cai_impl_type {
 enum {
     CAI_IMPL_TYPE_TORCH = 1,  /* torch.Tensor or a subclass, answered by torch's own table */
     CAI_IMPL_TYPE_MASKED = 2, /* numpy.ma.MaskedArray or a subclass */
+    CAI_IMPL_TYPE_NUMPY = 8,  /* numpy.ndarray itself, its C layout known */
     CAI_IMPL_TYPE_ARRAY = 4   /* has `_capsule`: an Array of this or another extension, or an author's type */
 };
 

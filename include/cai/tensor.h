@@ -62,7 +62,7 @@ typedef struct cai_impl_layout {
     bool    c_contiguous;
 } cai_impl_layout_t;
 
-/* A negative extent, or a product that overflowed: refused, unless an extent of 0 makes the array empty after all. */
+/* A negative extent, an extent of 0, or a product that overflowed: refused, unless the array is empty. */
 CAI_IMPL_COLD cai_status_t cai_impl_extents_unusual(const cai_tensor_t *tensor, cai_impl_layout_t *layout,
                                                     cai_error_t *error)
 {
@@ -82,7 +82,7 @@ CAI_IMPL_COLD cai_status_t cai_impl_extents_unusual(const cai_tensor_t *tensor, 
 
 /* The items, of `itemsize` units each, from the lowest to the end of the highest: offsets [*low, *high) from the first,
  * in those units; false if they do not fit 63 bits. */
-CAI_IMPL bool cai_impl_bounds(const cai_tensor_t *tensor, int64_t itemsize, int64_t *low, int64_t *high)
+CAI_IMPL_COLD bool cai_impl_bounds(const cai_tensor_t *tensor, int64_t itemsize, int64_t *low, int64_t *high)
 {
     *low = 0;
     *high = itemsize;
@@ -156,20 +156,20 @@ CAI_IMPL cai_status_t cai_impl_reach_check(const cai_tensor_t *tensor, const cai
  * strides are not NULL. */
 CAI_IMPL cai_status_t cai_impl_layout_find(const cai_tensor_t *tensor, cai_impl_layout_t *layout, cai_error_t *error)
 {
-    bool sound = true;
-    layout->size = 1;
-    layout->c_contiguous = true;
+    int64_t size = 1;
+    bool    c_contiguous = true;
     for (int32_t i = tensor->ndim - 1; i >= 0; i--) {
         const int64_t extent = tensor->shape[i];
         if (extent == 1)
             continue;
-        layout->c_contiguous &= tensor->strides[i] == layout->size;
-        sound &= extent >= 0 && !__builtin_mul_overflow(layout->size, extent, &layout->size);
+        c_contiguous = c_contiguous && tensor->strides[i] == size;
+        if (CAI_IMPL_UNLIKELY(extent < 1 || __builtin_mul_overflow(size, extent, &size)))
+            return cai_impl_extents_unusual(tensor, layout, error);
     }
-    sound &= !__builtin_mul_overflow(layout->size, cai_dtype_itemsize(tensor->dtype), &layout->nbytes);
-    if (CAI_IMPL_UNLIKELY(!sound))
+    if (CAI_IMPL_UNLIKELY(__builtin_mul_overflow(size, cai_dtype_itemsize(tensor->dtype), &layout->nbytes)))
         return cai_impl_extents_unusual(tensor, layout, error);
-    layout->c_contiguous |= layout->size == 0;
+    layout->size = size;
+    layout->c_contiguous = c_contiguous;
     return CAI_OK;
 }
 
@@ -284,10 +284,20 @@ CAI_API bool cai_tensor_is_f_contiguous(const cai_tensor_t *tensor)
     return cai_impl_is_dense(&copy, 0, 1);
 }
 
+/* No item asks for more than this. */
+#define CAI_IMPL_MAX_ALIGNMENT 16
+
+CAI_IMPL_COLD bool cai_impl_is_aligned_to(const cai_tensor_t *tensor, uint64_t address)
+{
+    return address % CAI_IMPL_CAST(uint64_t, cai_dtype_alignment(tensor->dtype)) == 0 || cai_tensor_size(tensor) == 0;
+}
+
 CAI_API bool cai_tensor_is_aligned(const cai_tensor_t *tensor)
 {
     const uint64_t address = CAI_IMPL_BITS(uint64_t, tensor->data) + tensor->byte_offset;
-    return address % CAI_IMPL_CAST(uint64_t, cai_dtype_alignment(tensor->dtype)) == 0 || cai_tensor_size(tensor) == 0;
+    if (CAI_IMPL_LIKELY(address % CAI_IMPL_MAX_ALIGNMENT == 0))
+        return true;
+    return cai_impl_is_aligned_to(tensor, address);
 }
 
 CAI_API bool cai_tensor_has_negative_strides(const cai_tensor_t *tensor)

@@ -63,7 +63,7 @@ CAI_API const char *cai_protocol_name(uint32_t protocol)
 }
 
 /* A view that holds nothing: releasing it is harmless. */
-CAI_IMPL void cai_impl_view_reset(cai_view_t *view)
+CAI_IMPL_HOT void cai_impl_view_reset(cai_view_t *view)
 {
     view->protocol = 0;
     view->flags = 0;
@@ -71,6 +71,7 @@ CAI_IMPL void cai_impl_view_reset(cai_view_t *view)
     view->impl_object = view->impl_mask = view->impl_descr = NULL;
     view->impl_interface = view->impl_failure = NULL;
     view->impl_give_back = NULL;
+    view->impl_progress = 0;
     view->tensor.shape = view->impl_shape;
     view->tensor.strides = view->impl_strides;
     view->impl_order.source = CAI_IMPL_SOURCE_READY;
@@ -79,20 +80,33 @@ CAI_IMPL void cai_impl_view_reset(cai_view_t *view)
     view->impl_order.is_current = false;
 }
 
-/* Start a tensor of `ndim` dimensions, whose shape and strides the caller then writes to the view's own arrays. */
-CAI_IMPL cai_status_t cai_impl_view_start(cai_view_t *view, void *data, cai_device_t device, cai_dtype_t dtype,
-                                          int64_t ndim, cai_error_t *error)
+CAI_IMPL_COLD cai_status_t cai_impl_ndim_refused(int64_t ndim, cai_error_t *error)
+{
+    return cai_error_set(error, CAI_ERROR_INVALID_SHAPE, "the number of dimensions must be 0 to %d: it is %lld",
+                         CAI_MAX_NDIM, CAI_IMPL_CAST(long long, ndim));
+}
+
+/* Everything of a tensor but its shape and strides, which the caller then writes to the view's own arrays. */
+CAI_IMPL void cai_impl_view_set_header(cai_view_t *view, void *data, cai_device_t device, cai_dtype_t dtype,
+                                       int32_t ndim)
 {
     cai_tensor_t *tensor = &view->tensor;
     tensor->data = data;
     tensor->device = device;
+    tensor->ndim = ndim;
     tensor->dtype = dtype;
-    tensor->ndim = ndim < 0 || ndim > CAI_MAX_NDIM ? -1 : CAI_IMPL_CAST(int32_t, ndim);
     tensor->byte_offset = 0;
-    if (CAI_IMPL_UNLIKELY(tensor->ndim < 0))
-        return cai_error_set(error, CAI_ERROR_INVALID_SHAPE, "the number of dimensions must be 0 to %d: it is %lld",
-                             CAI_MAX_NDIM, CAI_IMPL_CAST(long long, ndim));
-    return cai_impl_header_check(tensor, error);
+}
+
+/* The same, checked. */
+CAI_IMPL_COLD cai_status_t cai_impl_view_start(cai_view_t *view, void *data, cai_device_t device, cai_dtype_t dtype,
+                                               int64_t ndim, cai_error_t *error)
+{
+    const bool possible = ndim >= 0 && ndim <= CAI_MAX_NDIM;
+    cai_impl_view_set_header(view, data, device, dtype, possible ? CAI_IMPL_CAST(int32_t, ndim) : -1);
+    if (CAI_IMPL_UNLIKELY(!possible))
+        return cai_impl_ndim_refused(ndim, error);
+    return CAI_IMPL_LIKELY(cai_dtype_is_known(dtype)) ? CAI_OK : cai_impl_dtype_refused(dtype, error);
 }
 
 CAI_IMPL_COLD cai_status_t cai_impl_stride_refused(int32_t dimension, int64_t bytes, int64_t itemsize,
@@ -116,8 +130,105 @@ CAI_IMPL cai_status_t cai_impl_view_set_byte_stride(cai_view_t *view, int32_t di
     return CAI_OK;
 }
 
+CAI_IMPL void cai_impl_view_set_size(cai_view_t *view, int64_t size, int64_t nbytes)
+{
+    view->size = view->impl_layout.size = size;
+    view->impl_layout.nbytes = nbytes;
+}
+
+/* The address has been checked: bring it into the form that the view promises. */
+CAI_IMPL void cai_impl_view_set_found(cai_view_t *view)
+{
+    view->tensor.data = CAI_IMPL_CAST(char *, view->tensor.data) + view->tensor.byte_offset;
+    view->tensor.byte_offset = 0;
+}
+
+/* An array in one pass over its dimensions: shape and strides copied, the layout found, the address checked. The header is
+ * set and sound, with items of 2^item_shift bytes; 2^shift of the `strides` are one element: 0 means strides in elements,
+ * item_shift strides in bytes. False, and nothing settled, where anything is out of the ordinary: the functions below
+ * then tell what is allowed all the same from what is not. */
+CAI_IMPL_ASIDE bool cai_impl_view_fill_strided(cai_view_t *view, const int64_t *shape, const int64_t *strides,
+                                               unsigned shift, unsigned item_shift)
+{
+    cai_impl_layout_t *layout = &view->impl_layout;
+    int64_t            step = INT64_C(1) << shift, odd = 0;
+    layout->c_contiguous = true;
+    for (int32_t i = view->tensor.ndim - 1; i >= 0; i--) {
+        view->impl_shape[i] = shape[i];
+        view->impl_strides[i] = strides[i] >> shift;
+        if (shape[i] == 1)
+            continue;
+        odd |= strides[i];
+        layout->c_contiguous &= strides[i] == step;
+        if (shape[i] < 1 || __builtin_mul_overflow(step, shape[i], &step))
+            return false;
+    }
+    if ((odd & ((INT64_C(1) << shift) - 1)) != 0 || step > INT64_MAX >> (item_shift - shift))
+        return false;
+    cai_impl_view_set_size(view, step >> shift, step << (item_shift - shift));
+    if (cai_impl_reach_check(&view->tensor, layout, NULL) != CAI_OK)
+        return false;
+    cai_impl_view_set_found(view);
+    return true;
+}
+
+/* The same for what is C-contiguous, as most arrays are; all others by the way. Strides of NULL are C-contiguous. */
+CAI_IMPL_HOT bool cai_impl_view_fill(cai_view_t *view, const int64_t *shape, const int64_t *strides, unsigned shift,
+                                     unsigned item_shift)
+{
+    int64_t step = INT64_C(1) << shift;
+    for (int32_t i = view->tensor.ndim - 1; i >= 0; i--) {
+        const int64_t extent = shape[i];
+        view->impl_shape[i] = extent;
+        view->impl_strides[i] = step >> shift;
+        if (extent == 1)
+            continue;
+        if (strides != NULL && strides[i] != step)
+            return cai_impl_view_fill_strided(view, shape, strides, shift, item_shift);
+        if (CAI_IMPL_UNLIKELY(extent < 1 || __builtin_mul_overflow(step, extent, &step)))
+            return false;
+    }
+    if (CAI_IMPL_UNLIKELY(step > INT64_MAX >> (item_shift - shift)))
+        return false;
+    view->impl_layout.c_contiguous = true;
+    cai_impl_view_set_size(view, step >> shift, step << (item_shift - shift));
+    if (CAI_IMPL_UNLIKELY(view->tensor.data == NULL ||
+                          !cai_impl_address_fits(&view->tensor, 0, view->impl_layout.nbytes)))
+        return false;
+    cai_impl_view_set_found(view);
+    return true;
+}
+
+/* The logarithm of an item size in bytes; false for opaque items of other sizes. */
+CAI_IMPL bool cai_impl_item_shift(int64_t itemsize, unsigned *shift)
+{
+    *shift = CAI_IMPL_CAST(unsigned, __builtin_ctzll(CAI_IMPL_CAST(unsigned long long, itemsize)));
+    return (itemsize & (itemsize - 1)) == 0;
+}
+
+/* The same for a producer's tensor. */
+CAI_IMPL bool cai_impl_view_fill_from(cai_view_t *view, const cai_tensor_t *source)
+{
+    unsigned shift;
+    if (CAI_IMPL_UNLIKELY(source->ndim < 0 || source->ndim > CAI_MAX_NDIM || source->shape == NULL ||
+                          !cai_dtype_is_plain(source->dtype) || !cai_impl_item_shift(source->dtype.bits / 8, &shift)))
+        return false;
+    cai_impl_view_set_header(view, source->data, source->device, source->dtype, source->ndim);
+    view->tensor.byte_offset = source->byte_offset;
+    return cai_impl_view_fill(view, source->shape, source->strides, 0, shift);
+}
+
+/* All strides from what a producer tells in bytes, one by one; the shape is there already. */
+CAI_IMPL_COLD cai_status_t cai_impl_view_set_byte_strides(cai_view_t *view, const int64_t *bytes, cai_error_t *error)
+{
+    cai_status_t status = CAI_OK;
+    for (int32_t i = 0; i < view->tensor.ndim && status == CAI_OK; i++)
+        status = cai_impl_view_set_byte_stride(view, i, bytes[i], error);
+    return status;
+}
+
 /* Copy a producer's tensor, which may lie and may change later, into the view. */
-CAI_IMPL cai_status_t cai_impl_view_copy(cai_view_t *view, const cai_tensor_t *source, cai_error_t *error)
+CAI_IMPL_COLD cai_status_t cai_impl_view_copy(cai_view_t *view, const cai_tensor_t *source, cai_error_t *error)
 {
     cai_status_t status = cai_impl_view_start(view, source->data, source->device, source->dtype, source->ndim, error);
     if (CAI_IMPL_UNLIKELY(status != CAI_OK))
@@ -137,20 +248,21 @@ CAI_IMPL cai_status_t cai_impl_view_copy(cai_view_t *view, const cai_tensor_t *s
 }
 
 /* Validate what was copied, and bring it into the form that the view promises. */
-CAI_IMPL cai_status_t cai_impl_view_settle(cai_view_t *view, cai_error_t *error)
+CAI_IMPL_COLD cai_status_t cai_impl_view_settle(cai_view_t *view, cai_error_t *error)
 {
     cai_tensor_t *tensor = &view->tensor;
     cai_status_t  status = cai_impl_layout_find(tensor, &view->impl_layout, error);
-    if (CAI_IMPL_UNLIKELY(status != CAI_OK))
+    if (status != CAI_OK)
         return status;
     view->size = view->impl_layout.size;
-    if (CAI_IMPL_LIKELY(view->size > 0)) {
-        status = cai_impl_reach_check(tensor, &view->impl_layout, error);
-        tensor->data = cai_tensor_data(tensor);
-    } else {
+    if (view->size == 0) {
         tensor->data = NULL; /* producers leave anything here: 0, a stale address, the address of a neighbour */
+        tensor->byte_offset = 0;
+        return CAI_OK;
     }
-    tensor->byte_offset = 0;
+    status = cai_impl_reach_check(tensor, &view->impl_layout, error);
+    if (status == CAI_OK)
+        cai_impl_view_set_found(view);
     return status;
 }
 

@@ -694,6 +694,155 @@ def test_final_exceptions_of_a_look_up_end_the_attempt(refuses, exception):
     refuses(exception.__name__, source)
 
 
+# -------------------------------------------------------------------------------- dicts that are read in one walk
+
+
+class Careful(dict):
+    """A dict like any other, which is not walked, since a subclass may do anything."""
+
+
+def uninterned(text):
+    """An equal str that is another object."""
+    return "".join(list(text))
+
+
+class Whole(int):
+    """An int that may convert itself as it likes."""
+
+
+# Fields beside the usual ones, `...` for a field that is missing; `at` stands for the address.
+WALKED = {
+    "as it is": lambda at: {},
+    "strides": lambda at: {"strides": (12, 4)},
+    "strides of gaps": lambda at: {"shape": (2, 2), "strides": (12, 4)},
+    "strides backwards": lambda at: {"data": (at + 20, False), "strides": (-12, -4)},
+    "stream": lambda at: {"stream": 1},
+    "stream 0": lambda at: {"stream": 0},
+    "version 2": lambda at: {"version": 2},
+    "version 4": lambda at: {"version": 4},
+    "no version": lambda at: {"version": ..., "stream": 1},
+    "read-only": lambda at: {"data": (at, True)},
+    "one element": lambda at: {"shape": ()},
+    "empty": lambda at: {"shape": (0, 3)},
+    "empty at 0": lambda at: {"shape": (0,), "data": (0, False)},
+    "descr": lambda at: {"descr": [("", "<f4")]},
+    "no mask": lambda at: {"mask": None},
+    "lists": lambda at: {"shape": [2, 3], "strides": [12, 4], "data": [at, False]},
+    "subclass of tuple": lambda at: {"shape": TupleShape((2, 3)), "data": TupleShape((at, False))},
+    "subclass of int": lambda at: {"shape": (Whole(2), 3), "stream": Whole(1), "version": Whole(3)},
+    "integers of NumPy": lambda at: {"shape": (np.int64(2), np.int32(3)), "data": (np.uint64(at), False)},
+    "truth of NumPy": lambda at: {"data": (at, np.bool_(True))},
+    "truth of an int": lambda at: {"data": (at, 1)},
+    "subclass of str": lambda at: {"typestr": Text("<f4")},
+    "str of NumPy": lambda at: {"typestr": np.str_("<f4")},
+    "not interned": lambda at: {uninterned("mask"): None, "typestr": uninterned("<f4")},
+    "another field": lambda at: {"owner": "somebody"},
+    "a field of another type": lambda at: {7: 8, None: None},
+    "records": lambda at: {"typestr": "|V4"},
+    "one byte": lambda at: {"typestr": "|u1"},
+    "complex": lambda at: {"typestr": "<c16", "shape": (1,)},
+    "other order, one byte": lambda at: {"typestr": ">i1"},
+    "large": lambda at: {"shape": (2**40, 2**40)},
+    "larger": lambda at: {"shape": (2**64, 1)},
+    "address of 64 bits": lambda at: {"data": (2**64 - 1, False), "typestr": "|u1", "shape": (1,)},
+    "address of 65 bits": lambda at: {"data": (2**64, False)},
+    "negative address": lambda at: {"data": (-1, False)},
+    "address 0": lambda at: {"data": (0, False)},
+    "no address": lambda at: {"data": (None, False)},
+    "negative extent": lambda at: {"shape": (-2, 3)},
+    "truth for an extent": lambda at: {"shape": (True, 3)},
+    "truth for a version": lambda at: {"version": True},
+    "truth for a stream": lambda at: {"stream": True},
+    "float extent": lambda at: {"shape": (2.0, 3)},
+    "65 dimensions": lambda at: {"shape": (1,) * 65},
+    "64 dimensions": lambda at: {"shape": (1,) * 64},
+    "fewer strides": lambda at: {"strides": (4,)},
+    "more strides": lambda at: {"strides": (12, 4, 4)},
+    "odd strides": lambda at: {"strides": (13, 4)},
+    "odd stride of one": lambda at: {"shape": (1, 3), "strides": (13, 4)},
+    "strides that overflow": lambda at: {"strides": (2**62, 4)},
+    "stride of 65 bits": lambda at: {"strides": (2**64, 4)},
+    "three for data": lambda at: {"data": (at, False, None)},
+    "an address for data": lambda at: {"data": at},
+    "negative version": lambda at: {"version": -1},
+    "negative stream": lambda at: {"stream": -1},
+    "stream of 64 bits": lambda at: {"stream": 2**64 - 1},
+    "large version": lambda at: {"version": 2**70},
+    "foreign order": lambda at: {"typestr": ">f4"},
+    "no typestr": lambda at: {"typestr": ...},
+    "typestr of bytes": lambda at: {"typestr": b"<f4"},
+    "typestr with accents": lambda at: {"typestr": "<\xe94"},
+    "typestr of surrogates": lambda at: {"typestr": "<f\ud800"},
+    "empty typestr": lambda at: {"typestr": ""},
+    "mask": lambda at: {"mask": np.zeros(2)},
+    "no shape": lambda at: {"shape": ...},
+    "no data": lambda at: {"data": ...},
+}
+
+
+def outcome(probe, source, request):
+    """A description of what came, or the refusal."""
+    view, refusal = checks.catch(probe.acquire, source, "none", checks.fields(probe, request))
+    if refusal is not None:
+        return refusal.type, refusal.message, refusal.causes
+    described = view.describe()
+    assert view.release() == "OK"
+    return described
+
+
+@pytest.mark.parametrize("request_", [
+    {}, {"require": "WRITABLE C_CONTIGUOUS"}, {"require": "MASK_OK UNUSUAL_DTYPE_OK"}, {"dtype": "float32", "ndim": 2},
+    {"protocols": "VIA_CUDA_ARRAY_INTERFACE_3"}], ids=["any", "output", "lenient", "exact", "version 3"])
+@pytest.mark.parametrize("name", WALKED)
+def test_pitfall_13_a_walk_reads_what_the_look_up_of_each_field_reads(probe, name, request_):
+    memory = Memory(SIX)
+    source = bearer(memory, typestr="<f4")
+    fields = source.__cuda_array_interface__
+    fields.update(WALKED[name](memory.pointer))
+    for key in [key for key, value in fields.items() if value is ...]:
+        del fields[key]
+    walked = outcome(probe, source, request_)
+    assert walked == outcome(probe, source, request_)  # the type is in the cache now
+    source.__cuda_array_interface__ = Careful(fields)
+    assert outcome(probe, source, request_) == walked
+
+
+@pytest.mark.parametrize("key", ["shape", "typestr", "data", "version", "strides", "stream", "mask"])
+def test_pitfall_13_keys_that_are_equal_and_not_the_same(accepts, key):
+    memory = Memory(SIX)
+    source = bearer(memory, mask=None, strides=(12, 4), stream=1)
+    fields = source.__cuda_array_interface__
+    value = fields.pop(key)
+    fields[uninterned(key)] = value
+    assert not any(key is item for item in fields)
+    with accepts(source) as view:
+        assert (view.shape, view.strides, view.stream) == ((2, 3), (3, 1), 1)
+        assert np.array_equal(checks.read(view), SIX)
+
+
+def test_a_mask_under_a_key_that_is_not_the_same_is_seen(refuses):
+    refuses("MaskedArrayError", bearer(Memory(SIX), **{uninterned("mask"): np.zeros(2)}))
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
+def test_fields_may_lie_in_any_order(accepts, order):
+    source = bearer(Memory(SIX), strides=(12, 4))
+    fields = source.__cuda_array_interface__
+    for key in list(fields)[:order]:
+        fields[key] = fields.pop(key)
+    with accepts(source) as view:
+        assert np.array_equal(checks.read(view), SIX)
+
+
+def test_a_walk_takes_no_reference_that_it_does_not_give_back(probe, unchanged):
+    memory = Memory(SIX)
+    source = bearer(memory, shape=memory.array.shape, strides=memory.array.strides)
+    fields = source.__cuda_array_interface__
+    with unchanged(source, fields, *[value for value in fields.values() if type(value) is tuple]):
+        for require in ("", "NONEMPTY", "F_CONTIGUOUS"):
+            outcome(probe, source, {"require": require})
+
+
 # ------------------------------------------------------------------------------------------ properties that do things
 
 

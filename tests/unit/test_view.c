@@ -497,3 +497,140 @@ Test(view, pitfall_01_null_with_negative_strides)
     cai_view_t view;
     cr_expect_eq(settle_row(&row, &view, NULL), row.status);
 }
+
+/* ---- fill: copy and settle in one pass --------------------------------------------------------------------------- */
+
+/* What both ways must agree in: the whole view, since private fields are read later on. */
+static void expect_same_view(const cai_view_t *filled, const cai_view_t *settled_view, const char *name)
+{
+    const cai_tensor_t *a = &filled->tensor, *b = &settled_view->tensor;
+    cr_expect_eq(a->data, b->data, "%s: address", name);
+    cr_expect_eq(a->byte_offset, b->byte_offset, "%s: offset", name);
+    cr_expect_eq(a->ndim, b->ndim, "%s: dimensions", name);
+    cr_expect(cai_dtype_equal(a->dtype, b->dtype), "%s: dtype", name);
+    cr_expect_eq(a->device.device_id, b->device.device_id, "%s: device", name);
+    cr_expect_eq(filled->size, settled_view->size, "%s: size", name);
+    cr_expect_eq(filled->impl_layout.size, settled_view->impl_layout.size, "%s: size of the layout", name);
+    cr_expect_eq(filled->impl_layout.nbytes, settled_view->impl_layout.nbytes, "%s: bytes", name);
+    cr_expect_eq(filled->impl_layout.c_contiguous, settled_view->impl_layout.c_contiguous, "%s: contiguous", name);
+    for (int32_t i = 0; i < a->ndim; i++) {
+        cr_expect_eq(a->shape[i], b->shape[i], "%s: extent %d", name, i);
+        if (a->shape[i] != 1)
+            cr_expect_eq(a->strides[i], b->strides[i], "%s: stride %d", name, i);
+    }
+}
+
+/* Whatever is refused, and every array without elements, is left to the careful way. */
+Test(view, fill_takes_what_settles_and_nothing_else)
+{
+    for (size_t i = 0; i < UNIT_COUNT(settled); i++) {
+        const settle_case_t *row = &settled[i];
+        int64_t              shape[NDIM], strides[NDIM];
+        cai_tensor_t         source = make_tensor(row->dtype, row->ndim, shape, strides);
+        cai_view_t           filled, expected;
+        memcpy(shape, row->shape, sizeof(shape));
+        memcpy(strides, row->strides, sizeof(strides));
+        source.data = (void *)row->data;
+        source.byte_offset = row->byte_offset;
+        make_view(&filled);
+        cr_expect_eq(cai_impl_view_fill_from(&filled, &source), row->status == CAI_OK && row->size > 0, "%s",
+                     row->name);
+        if (row->status != CAI_OK || row->size == 0)
+            continue;
+        cr_assert_eq(settle_row(row, &expected, NULL), CAI_OK);
+        expect_same_view(&filled, &expected, row->name);
+    }
+}
+
+Test(view, fill_refuses_headers_that_are_not_sound)
+{
+    static const struct {
+        const char *name;
+        int32_t     ndim;
+        cai_dtype_t dtype;
+        bool        shape;
+    } rows[] = {
+        {"negative", -1, CAI_FLOAT32, true}, {"too many", CAI_MAX_NDIM + 1, CAI_FLOAT32, true},
+        {"no shape", 1, CAI_FLOAT32, false}, {"unknown", 1, {99, 8, 1}, true},
+        {"lanes", 1, {2, 32, 4}, true},      {"packed", 1, CAI_FLOAT4_E2M1FN, true},
+        {"opaque", 1, CAI_OPAQUE(12), true},
+    };
+    int64_t shape[CAI_MAX_NDIM + 1], strides[CAI_MAX_NDIM + 1];
+    for (int i = 0; i <= CAI_MAX_NDIM; i++)
+        shape[i] = strides[i] = 1;
+    for (size_t i = 0; i < UNIT_COUNT(rows); i++) {
+        cai_tensor_t source = make_tensor(rows[i].dtype, rows[i].ndim, rows[i].shape ? shape : NULL, strides);
+        cai_view_t   view;
+        make_view(&view);
+        cr_expect_not(cai_impl_view_fill_from(&view, &source), "%s", rows[i].name);
+    }
+}
+
+/* Strides of any kind, in elements and in bytes: either way as copied and settled, or left to that. */
+Test(view, pitfall_03_fill_agrees_with_copy_and_settle)
+{
+    static const cai_dtype_t dtypes[] = {CAI_UINT8, CAI_FLOAT16, CAI_FLOAT32, CAI_FLOAT64, CAI_COMPLEX128};
+    unit_random_t            random = {31415};
+    for (int round = 0; round < 20000; round++) {
+        int64_t           shape[NDIM], strides[NDIM], bytes[NDIM];
+        const int32_t     ndim = (int32_t)unit_random_between(&random, 0, NDIM);
+        const cai_dtype_t dtype = dtypes[unit_random_between(&random, 0, UNIT_COUNT(dtypes) - 1)];
+        cai_tensor_t      source = make_tensor(dtype, ndim, shape, strides);
+        cai_view_t        filled, expected;
+        unsigned          shift;
+        bool              odd = false, empty;
+        for (int i = 0; i < ndim; i++)
+            shape[i] = unit_random_between(&random, 0, 15) == 0 ? 0 : unit_random_between(&random, 1, 4);
+        cai_c_contiguous_strides(ndim, shape, strides);
+        for (int i = 0; i < ndim; i++) {
+            if (unit_random_between(&random, 0, 5) == 0)
+                strides[i] = unit_random_between(&random, -4, 30);
+            bytes[i] = strides[i] * cai_dtype_itemsize(dtype);
+        }
+        make_view(&expected);
+        cr_assert_eq(cai_impl_view_copy(&expected, &source, NULL), CAI_OK);
+        cr_assert_eq(cai_impl_view_settle(&expected, NULL), CAI_OK);
+        empty = expected.size == 0;
+        make_view(&filled);
+        cr_assert_neq(cai_impl_view_fill_from(&filled, &source), empty);
+        if (!empty)
+            expect_same_view(&filled, &expected, "elements");
+        if (ndim > 0 && unit_random_between(&random, 0, 3) == 0 && cai_dtype_itemsize(dtype) > 1) {
+            const int64_t at = unit_random_between(&random, 0, ndim - 1);
+            bytes[at] += 1;
+            odd = shape[at] != 1;
+        }
+        make_view(&filled);
+        cai_impl_view_set_header(&filled, source.data, source.device, dtype, ndim);
+        cr_assert(cai_impl_item_shift(cai_dtype_itemsize(dtype), &shift));
+        cr_assert_eq(cai_impl_view_fill(&filled, shape, bytes, shift, shift), !empty && !odd);
+        if (!empty && !odd)
+            expect_same_view(&filled, &expected, "bytes");
+    }
+}
+
+Test(view, pitfall_30_fill_without_strides_is_c_contiguous)
+{
+    int64_t      shape[3] = {2, 3, 4};
+    cai_tensor_t source = make_tensor(cai_float64(), 3, shape, NULL);
+    cai_view_t   view;
+    make_view(&view);
+    cr_assert(cai_impl_view_fill_from(&view, &source));
+    cr_expect(view.impl_layout.c_contiguous);
+    cr_expect_eq(view.impl_strides[0], 12);
+    cr_expect_eq(view.impl_strides[1], 4);
+    cr_expect_eq(view.impl_strides[2], 1);
+    cr_expect_eq(view.impl_layout.nbytes, 24 * 8);
+}
+
+Test(view, pitfall_16_fill_leaves_products_that_overflow)
+{
+    int64_t      shape[2] = {TERA, TERA}, strides[2] = {TERA, 1};
+    cai_tensor_t source = make_tensor(cai_uint8(), 2, shape, strides);
+    cai_view_t   view;
+    make_view(&view);
+    cr_expect_not(cai_impl_view_fill_from(&view, &source));
+    shape[0] = INT64_C(1) << 22; /* elements that fit 63 bits, bytes that do not */
+    source.dtype = cai_float64();
+    cr_expect_not(cai_impl_view_fill_from(&view, &source));
+}
