@@ -53,6 +53,7 @@
 #include <cai/exchange.h>
 #include <cai/buffer.h>
 #include <cai/numpy_array.h>
+#include <cai/at_once.h>
 #include <cai/view_order.h>
 #include <cai/cuda_stream.h>
 #include <cai/array_type.h>

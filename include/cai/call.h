@@ -300,7 +300,7 @@ CAI_IMPL cai_impl_result_t cai_impl_call_enter_device(cai_impl_beginning_t *begi
     else
         status = cai_impl_call_stream_device(call->stream, &device_id, &error);
     if (status == CAI_OK)
-        status = cai_device_guard_enter(&call->impl_guard, device_id, &error);
+        status = cai_impl_pool_guard_enter(call->impl_state->impl_pool, &call->impl_guard, device_id, &error);
     call->device = cai_impl_device(CAI_DEVICE_CUDA, device_id);
     if (CAI_IMPL_LIKELY(status == CAI_OK))
         return CAI_IMPL_READ;
@@ -396,10 +396,81 @@ CAI_IMPL cai_impl_result_t cai_impl_call_fill(cai_impl_beginning_t *begin)
     return result;
 }
 
+/* Before anything is read: ask the one tensor of torch's that is to be written to for its gradient. ABSENT where there are
+ * several, since what one is asked may change another. */
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_ask_at_once(const cai_impl_beginning_t *begin)
+{
+    const cai_state_t *state = begin->call->impl_state;
+    PyObject          *output = NULL;
+    for (int32_t i = 0; i < begin->call->impl_n; i++) {
+        if ((begin->requests[i].require & CAI_WRITABLE) == 0 || !cai_impl_at_once_is_tensor(state, begin->args[i]))
+            continue;
+        if (output != NULL)
+            return CAI_IMPL_ABSENT;
+        output = begin->args[i];
+    }
+    return output == NULL ? CAI_IMPL_READ : cai_impl_at_once_ask(state, output);
+}
+
+CAI_IMPL_HOT cai_impl_result_t cai_impl_call_prepare_at_once(const cai_impl_beginning_t *begin, int32_t n)
+{
+    uint32_t require = 0;
+    for (int32_t i = 0; i < n; i++)
+        require |= begin->requests[i].require;
+    return CAI_IMPL_LIKELY((require & CAI_WRITABLE) == 0) ? CAI_IMPL_READ : cai_impl_call_ask_at_once(begin);
+}
+
+CAI_IMPL_COLD void cai_impl_call_close(cai_view_t *views, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++)
+        cai_impl_view_close(&views[i]);
+}
+
+/* Read and check every argument at once. ABSENT: nothing is held, and the general way reads them, or says what is wrong. */
+CAI_IMPL_HOT cai_impl_result_t cai_impl_call_read_at_once(cai_impl_beginning_t *begin, int32_t n, bool *on_gpu)
+{
+    cai_state_t      *state = begin->call->impl_state;
+    cai_view_t       *views = begin->call->impl_views;
+    cai_shared_t      shared;
+    cai_impl_result_t result = n > 0 ? cai_impl_call_prepare_at_once(begin, n) : CAI_IMPL_ABSENT;
+    if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
+        return result;
+    *on_gpu = false;
+    cai_impl_shared_begin(&shared);
+    for (int32_t i = 0; i < n; i++) {
+        result =
+            cai_impl_read_at_once(state, begin->args[i], &begin->requests[i], &views[i], &begin->work_stream, &shared);
+        if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ)) {
+            cai_impl_call_close(views, i);
+            return result;
+        }
+        *on_gpu |= views[i].stream != NULL;
+    }
+    return CAI_IMPL_READ;
+}
+
+/* The general way. */
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_begin(cai_impl_beginning_t *begin)
+{
+    for (int32_t i = 0; i < begin->call->impl_n; i++)
+        cai_impl_view_reset(&begin->call->impl_views[i]);
+    return cai_impl_call_fill(begin);
+}
+
+/* Everything has been given back, or is now. */
+CAI_IMPL_COLD int cai_impl_call_refused(cai_call_t *call, bool holds)
+{
+    cai_impl_call_close(call->impl_views, holds ? call->impl_n : 0);
+    (void)cai_device_guard_leave(&call->impl_guard, NULL);
+    return -1;
+}
+
 CAI_API int cai_call_begin(cai_call_t *call, cai_state_t *state, cai_order_t order, const cai_request_t *requests,
                            PyObject *const *args, Py_ssize_t nargs, int32_t n, cai_view_t *views)
 {
     cai_impl_beginning_t begin;
+    cai_impl_result_t    result;
+    bool                 on_gpu;
     if (CAI_IMPL_UNLIKELY(nargs != n)) {
         PyErr_Format(PyExc_TypeError, "expected %d array arguments; got %zd", CAI_IMPL_CAST(int, n), nargs);
         return -1;
@@ -415,14 +486,15 @@ CAI_API int cai_call_begin(cai_call_t *call, cai_state_t *state, cai_order_t ord
     begin.requests = requests;
     begin.args = args;
     begin.work_stream.exchange = NULL;
-    for (int32_t i = 0; i < n; i++)
-        cai_impl_view_reset(&views[i]);
-    if (CAI_IMPL_LIKELY(cai_impl_call_fill(&begin) == CAI_IMPL_READ))
-        return 0;
-    for (int32_t i = 0; i < n; i++)
-        cai_impl_view_close(&views[i]);
-    (void)cai_device_guard_leave(&call->impl_guard, NULL);
-    return -1;
+    cai_impl_catch_up(state);
+    result = cai_impl_call_read_at_once(&begin, n, &on_gpu);
+    if (CAI_IMPL_UNLIKELY(result == CAI_IMPL_REFUSED))
+        return cai_impl_call_refused(call, false);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        result = on_gpu ? cai_impl_call_enter(&begin) : CAI_IMPL_READ;
+    else
+        result = cai_impl_call_begin(&begin);
+    return CAI_IMPL_LIKELY(result == CAI_IMPL_READ) ? 0 : cai_impl_call_refused(call, true);
 }
 
 CAI_API PyObject *cai_call_end(cai_call_t *call, PyObject *result)

@@ -375,6 +375,27 @@ CAI_IMPL cai_impl_result_t cai_impl_dlpack_read(const cai_impl_reader_t *reader,
     return result;
 }
 
+/* With cai_order_none(), read an object whose type has CAI_IMPL_TYPE_CUDA_DLPACK: nothing has to be known for -1 but that
+ * it is on a CUDA device, which the capsule confirms. A producer that minds another device's being current refuses, and is
+ * asked in the usual way when the other protocols have been tried. */
+CAI_IMPL cai_impl_result_t cai_impl_dlpack_read_unordered(const cai_impl_reader_t *reader)
+{
+    PyObject         *arguments[3], *minus_one = PyLong_FromLong(-1), *capsule;
+    cai_impl_result_t result;
+    arguments[0] = reader->object;
+    arguments[1] = minus_one;
+    arguments[2] = reader->state->impl_max_version;
+    capsule = minus_one == NULL ? NULL
+                                : cai_impl_call_method(cai_impl_name(reader->state, CAI_IMPL_NAME_DLPACK), arguments, 1,
+                                                       reader->state->impl_keywords_stream_version);
+    Py_XDECREF(minus_one);
+    if (CAI_IMPL_UNLIKELY(capsule == NULL))
+        return CAI_IMPL_PRODUCER_RAISED;
+    result = cai_impl_dlpack_fill(reader, capsule, CAI_IMPL_SOURCE_ORDERED, CAI_STREAM_LEGACY);
+    cai_impl_dlpack_drop(capsule);
+    return result;
+}
+
 /* ------------------------------------------------------------------------------------------------------- outward --- */
 
 /* What a consumer asks for. */

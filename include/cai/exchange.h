@@ -74,9 +74,9 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_exchange_failed(const char *function)
 /* -------------------------------------------------------------------------------------------------- the reader --- */
 
 /* A boolean attribute or method of a tensor: 1, 0, or -1 with the producer's exception. */
-CAI_IMPL int cai_impl_exchange_ask(const cai_impl_reader_t *reader, cai_impl_name_t name, bool call)
+CAI_IMPL int cai_impl_exchange_ask(const cai_state_t *state, PyObject *object, cai_impl_name_t name, bool call)
 {
-    PyObject *answer = PyObject_GetAttr(reader->object, cai_impl_name(reader->state, name)), *result;
+    PyObject *answer = PyObject_GetAttr(object, cai_impl_name(state, name)), *result;
     int       truth;
     if (answer != NULL && call) {
         result = PyObject_CallNoArgs(answer);
@@ -96,7 +96,7 @@ CAI_IMPL cai_impl_result_t cai_impl_torch_check_writable(const cai_impl_reader_t
     int requires_grad;
     if ((reader->request->require & CAI_WRITABLE) == 0)
         return CAI_IMPL_READ;
-    requires_grad = cai_impl_exchange_ask(reader, CAI_IMPL_NAME_REQUIRES_GRAD, false);
+    requires_grad = cai_impl_exchange_ask(reader->state, reader->object, CAI_IMPL_NAME_REQUIRES_GRAD, false);
     if (requires_grad < 0)
         return CAI_IMPL_PRODUCER_RAISED;
     return requires_grad == 0
@@ -117,8 +117,10 @@ CAI_IMPL bool cai_impl_torch_may_be_lazy(const cai_view_t *view)
 CAI_IMPL_COLD cai_impl_result_t cai_impl_torch_check_lazy(const cai_impl_reader_t *reader, uint32_t protocol)
 {
     const bool complex_numbers = reader->view->tensor.dtype.code == CAI_CODE_COMPLEX;
-    const int  conjugated = complex_numbers ? cai_impl_exchange_ask(reader, CAI_IMPL_NAME_IS_CONJ, true) : 0;
-    const int  negated = conjugated == 0 ? cai_impl_exchange_ask(reader, CAI_IMPL_NAME_IS_NEG, true) : 0;
+    const int  conjugated =
+        complex_numbers ? cai_impl_exchange_ask(reader->state, reader->object, CAI_IMPL_NAME_IS_CONJ, true) : 0;
+    const int negated =
+        conjugated == 0 ? cai_impl_exchange_ask(reader->state, reader->object, CAI_IMPL_NAME_IS_NEG, true) : 0;
     if (conjugated < 0 || negated < 0)
         return CAI_IMPL_PRODUCER_RAISED;
     if (conjugated == 0 && negated == 0)

@@ -102,27 +102,34 @@ CAI_IMPL_HOT cai_dtype_t cai_impl_numpy_dtype(const cai_impl_numpy_descr_t *desc
     return native && number < sizeof(dtypes) / sizeof(dtypes[0]) ? dtypes[number] : cai_impl_dtype(0, 0, 0);
 }
 
-/* Read an object whose type has CAI_IMPL_TYPE_NUMPY, where any host memory will do. ABSENT: the buffer protocol reads it,
- * or says why not. */
-CAI_IMPL_HOT cai_impl_result_t cai_impl_numpy_read(const cai_impl_reader_t *reader)
+/* Fill the view from an object whose type has CAI_IMPL_TYPE_NUMPY. False where the buffer protocol has to read it, or to
+ * say why not. */
+CAI_IMPL_HOT bool cai_impl_numpy_fill(cai_view_t *view, const PyObject *object)
 {
-    const cai_impl_numpy_array_t *array = CAI_IMPL_BITS(const cai_impl_numpy_array_t *, reader->object);
+    const cai_impl_numpy_array_t *array = CAI_IMPL_BITS(const cai_impl_numpy_array_t *, object);
     const cai_dtype_t             dtype = cai_impl_numpy_dtype(array->descr);
     const uint32_t                flags = CAI_IMPL_CAST(uint32_t, array->flags);
-    cai_view_t                   *view = reader->view;
     unsigned                      shift;
-    if (!cai_impl_allows(reader->request, CAI_VIA_BUFFER) || !cai_impl_wants_memory(reader->request, CAI_ON_HOST))
-        return CAI_IMPL_ABSENT;
     if (CAI_IMPL_UNLIKELY(dtype.lanes == 0 || array->nd < 0 || array->nd > CAI_MAX_NDIM))
-        return CAI_IMPL_ABSENT;
+        return false;
     cai_impl_view_set_header(view, array->data, cai_impl_device(CAI_DEVICE_CPU, 0), dtype, array->nd);
     if (CAI_IMPL_UNLIKELY(!cai_impl_item_shift(dtype.bits / 8, &shift) ||
                           !cai_impl_view_fill(view, array->dimensions, array->strides, shift, shift)))
-        return CAI_IMPL_ABSENT;
+        return false;
     view->flags = (flags & (CAI_IMPL_NUMPY_WRITEABLE | CAI_IMPL_NUMPY_WARN_ON_WRITE)) == CAI_IMPL_NUMPY_WRITEABLE
                       ? 0
                       : CAI_READONLY;
-    if (CAI_IMPL_UNLIKELY(!cai_impl_dtype_wanted(reader->request, dtype)))
+    return true;
+}
+
+/* Read it where any host memory will do. ABSENT: the buffer protocol reads it, or says why not. */
+CAI_IMPL cai_impl_result_t cai_impl_numpy_read(const cai_impl_reader_t *reader)
+{
+    cai_view_t *view = reader->view;
+    if (!cai_impl_allows(reader->request, CAI_VIA_BUFFER) || !cai_impl_wants_memory(reader->request, CAI_ON_HOST) ||
+        !cai_impl_numpy_fill(view, reader->object))
+        return CAI_IMPL_ABSENT;
+    if (CAI_IMPL_UNLIKELY(!cai_impl_dtype_wanted(reader->request, view->tensor.dtype)))
         return cai_impl_abandon(view, cai_impl_refuse_kind(reader, CAI_VIA_BUFFER, CAI_ERROR_DTYPE_MISMATCH));
     view->protocol = CAI_VIA_BUFFER;
     cai_impl_set_ready_on_host(view);
@@ -136,6 +143,13 @@ CAI_IMPL_COLD int cai_impl_type_is_numpy(const cai_state_t *state, PyTypeObject 
     (void)state;
     (void)type;
     return 0;
+}
+
+CAI_IMPL bool cai_impl_numpy_fill(cai_view_t *view, const PyObject *object)
+{
+    (void)view;
+    (void)object;
+    return false;
 }
 
 CAI_IMPL cai_impl_result_t cai_impl_numpy_read(const cai_impl_reader_t *reader)

@@ -13,6 +13,7 @@
  *   4. __cuda_array_interface__, if it says how its work is ordered (version 3, or a stream);
  *   5. __dlpack__, with the consumer's stream;
  *   6. __cuda_array_interface__ that does not say.
+ * With cai_order_none(), 5 comes before 4 where the type is known to have both, since that costs less.
  * One that is absent is passed over. One that raises an Exception, or gives something that cai cannot use, is passed over
  * too, and the first such failure is raised when nothing works. MemoryError and what is no Exception (KeyboardInterrupt)
  * end the attempt at once, and so does an array that is understood and is not what was asked for.
@@ -21,7 +22,7 @@
 #define CAI_OBJECT_H
 
 #include <cai/array_type.h>
-#include <cai/numpy_array.h>
+#include <cai/at_once.h>
 #include <cai/view_order.h>
 
 /**
@@ -108,6 +109,15 @@ CAI_IMPL_COLD int cai_impl_type_inspect(const cai_state_t *state, PyObject *obje
     return 0;
 }
 
+/* Whether the type has __dlpack__. Leaves no exception: whoever cannot say has none. */
+CAI_IMPL_COLD bool cai_impl_type_has_dlpack(const cai_state_t *state, PyTypeObject *type)
+{
+    PyObject *method = PyObject_GetAttr(CAI_IMPL_BITS(PyObject *, type), cai_impl_name(state, CAI_IMPL_NAME_DLPACK));
+    PyErr_Clear();
+    Py_XDECREF(method);
+    return method != NULL;
+}
+
 /* Remember the protocol that served the first object of a type. Only a request that allows all of them says something
  * about the type. */
 CAI_IMPL_COLD void cai_impl_type_learn(const cai_impl_reader_t *reader)
@@ -118,6 +128,9 @@ CAI_IMPL_COLD void cai_impl_type_learn(const cai_impl_reader_t *reader)
     known.exchange = view->impl_exchange;
     known.facts = view->impl_facts;
     known.hint = view->protocol;
+    if (view->protocol == CAI_VIA_CUDA_ARRAY_INTERFACE && view->tensor.device.device_type == CAI_DEVICE_CUDA &&
+        cai_impl_type_has_dlpack(reader->state, known.type))
+        known.facts |= CAI_IMPL_TYPE_CUDA_DLPACK;
     cai_impl_type_publish(reader->state, &known);
 }
 
@@ -308,6 +321,11 @@ CAI_IMPL cai_impl_result_t cai_impl_read_told(const cai_impl_reader_t *reader)
 {
     const uint32_t    hint = reader->view->impl_hint;
     cai_impl_result_t result = CAI_IMPL_ABSENT;
+    if (reader->order.mode == CAI_ORDER_NONE && (reader->view->impl_facts & CAI_IMPL_TYPE_CUDA_DLPACK) != 0 &&
+        cai_impl_allows(reader->request, CAI_VIA_DLPACK))
+        result = cai_impl_note(reader, cai_impl_dlpack_read_unordered(reader));
+    if (result != CAI_IMPL_ABSENT)
+        return result;
     if (hint != CAI_VIA_CUDA_ARRAY_INTERFACE)
         result = cai_impl_note(reader, cai_impl_buffer_read(reader));
     if (result == CAI_IMPL_ABSENT && hint != CAI_VIA_DLPACK)
@@ -363,8 +381,6 @@ CAI_IMPL cai_impl_result_t cai_impl_read_last(const cai_impl_reader_t *reader, c
 /* Begin an acquire: the view holds the object from here on, and nothing else. -1 with an exception. */
 CAI_IMPL_HOT int cai_impl_view_open(const cai_impl_reader_t *reader)
 {
-    cai_impl_queue_check(reader->state->impl_queue);
-    cai_impl_pool_sweep(reader->state->impl_pool);
     cai_impl_view_reset(reader->view);
     reader->view->impl_state = reader->state;
     reader->view->impl_object = Py_NewRef(reader->object);
@@ -388,19 +404,6 @@ CAI_API cai_status_t cai_view_release(cai_view_t *view)
 }
 
 /* -------------------------------------------------------------------------------------------------- one array ---- */
-
-CAI_IMPL cai_impl_reader_t cai_impl_reader_for(cai_state_t *state, PyObject *object, const cai_request_t *request,
-                                               cai_order_t order, cai_view_t *view)
-{
-    cai_impl_reader_t reader;
-    reader.state = state;
-    reader.object = object;
-    reader.request = request;
-    reader.order = order;
-    reader.view = view;
-    reader.work_stream = NULL;
-    return reader;
-}
 
 /* Fill the view by whatever protocol works; READ, or REFUSED with an exception. */
 CAI_IMPL cai_impl_result_t cai_impl_read_any(const cai_impl_reader_t *reader, cai_stream_t consumer)
@@ -467,23 +470,63 @@ CAI_IMPL cai_impl_result_t cai_impl_order_view(const cai_impl_reader_t *reader, 
     return waited < 0 ? CAI_IMPL_REFUSED : waited == 0 ? CAI_IMPL_READ : cai_impl_read_again(reader);
 }
 
+/* What is to be given back, and was put off, comes first: it may run Python code. */
+CAI_IMPL_HOT void cai_impl_catch_up(const cai_state_t *state)
+{
+    cai_impl_queue_check(state->impl_queue);
+    cai_impl_pool_sweep(state->impl_pool);
+}
+
+/* Everything that an acquire can need. */
+CAI_IMPL cai_impl_result_t cai_impl_acquire(const cai_impl_reader_t *reader)
+{
+    const cai_stream_t told = reader->order.mode == CAI_ORDER_WAIT ? reader->order.stream : CAI_STREAM_LEGACY;
+    cai_shared_t       shared;
+    cai_impl_result_t  result = cai_impl_read_any(reader, told);
+    cai_impl_shared_begin(&shared);
+    return result == CAI_IMPL_READ ? cai_impl_check_view(reader, &shared) : result;
+}
+
+CAI_IMPL_HOT cai_impl_result_t cai_impl_acquire_at_once(cai_state_t *state, PyObject *object,
+                                                        const cai_request_t *request, cai_view_t *view)
+{
+    cai_shared_t      shared;
+    cai_impl_result_t result = CAI_IMPL_READ;
+    cai_impl_shared_begin(&shared);
+    if ((request->require & CAI_WRITABLE) != 0 && cai_impl_at_once_is_tensor(state, object))
+        result = cai_impl_at_once_ask(state, object);
+    return result == CAI_IMPL_READ ? cai_impl_read_at_once(state, object, request, view, NULL, &shared) : result;
+}
+
+/* Order what was read, or give up what was not. */
+CAI_IMPL_ASIDE int cai_impl_acquire_finish(const cai_impl_reader_t *reader, cai_impl_result_t result)
+{
+    cai_view_t *view = reader->view;
+    if (result == CAI_IMPL_ABSENT)
+        result = cai_impl_acquire(reader);
+    if (result == CAI_IMPL_READ && view->stream != NULL)
+        result =
+            cai_impl_order_view(reader, reader->order.mode == CAI_ORDER_WAIT ? reader->order.stream : view->stream);
+    if (result == CAI_IMPL_READ)
+        return 0;
+    cai_impl_view_close(view);
+    return -1;
+}
+
 CAI_API int cai_view_acquire(cai_state_t *state, PyObject *object, const cai_request_t *request, cai_order_t order,
                              cai_view_t *view)
 {
     static const cai_request_t any = {NULL, {0, 0, 0}, NULL, 0, 0, 0, 0, {0}, 0, 0, 0};
-    const cai_stream_t         told = order.mode == CAI_ORDER_WAIT ? order.stream : CAI_STREAM_LEGACY;
-    const cai_impl_reader_t reader = cai_impl_reader_for(state, object, request == NULL ? &any : request, order, view);
-    cai_shared_t            shared;
-    cai_impl_result_t       result = cai_impl_read_any(&reader, told);
-    cai_impl_shared_begin(&shared);
-    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
-        result = cai_impl_check_view(&reader, &shared);
-    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
-        result = cai_impl_order_view(&reader, order.mode == CAI_ORDER_WAIT ? order.stream : view->stream);
-    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+    cai_impl_reader_t          reader;
+    cai_impl_result_t          result;
+    request = request == NULL ? &any : request;
+    cai_impl_catch_up(state);
+    view->impl_object = NULL;
+    result = cai_impl_acquire_at_once(state, object, request, view);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ && view->stream == NULL))
         return 0;
-    cai_impl_view_close(view);
-    return -1;
+    reader = cai_impl_reader_for(state, object, request, order, view);
+    return cai_impl_acquire_finish(&reader, result);
 }
 
 #endif /* CAI_OBJECT_H */

@@ -118,14 +118,23 @@ CAI_IMPL cai_status_t cai_impl_stream_guard_enter(cai_device_guard_t *guard, cai
     return !cai_impl_is_number(stream) || device_id < 0 ? CAI_OK : cai_device_guard_enter(guard, device_id, error);
 }
 
-CAI_IMPL cai_status_t cai_impl_record_guard_enter(cai_device_guard_t *guard, const cai_impl_order_record_t *record,
-                                                  cai_error_t *error)
+/* Make a device current; where it is the only one, it is so already, and CUDA is not asked. */
+CAI_IMPL cai_status_t cai_impl_pool_guard_enter(cai_order_pool_t *pool, cai_device_guard_t *guard, int32_t device_id,
+                                                cai_error_t *error)
+{
+    guard->previous = -1;
+    return device_id == 0 && !cai_impl_pool_has_devices(pool) ? CAI_OK
+                                                              : cai_device_guard_enter(guard, device_id, error);
+}
+
+CAI_IMPL cai_status_t cai_impl_record_guard_enter(cai_order_pool_t *pool, cai_device_guard_t *guard,
+                                                  const cai_impl_order_record_t *record, cai_error_t *error)
 {
     guard->previous = -1;
     if (record->is_current || record->device_id < 0 ||
         !(cai_impl_is_number(record->producer) || cai_impl_is_number(record->consumer)))
         return CAI_OK;
-    return cai_device_guard_enter(guard, record->device_id, error);
+    return cai_impl_pool_guard_enter(pool, guard, record->device_id, error);
 }
 
 CAI_IMPL cai_status_t cai_impl_stream_is_capturing_on(cai_stream_t stream, int32_t device_id, bool *capturing,
@@ -167,8 +176,9 @@ CAI_API cai_status_t cai_order_streams(cai_order_pool_t *pool, cai_stream_t befo
 
 /* Without CUDA, memory that has to be ordered at release must not be taken in the first place. */
 /* NOLINTNEXTLINE(readability-non-const-parameter): with CUDA the record is written to */
-CAI_IMPL cai_status_t cai_impl_order_check(cai_impl_order_record_t *record, cai_error_t *error)
+CAI_IMPL cai_status_t cai_impl_order_check(cai_order_pool_t *pool, cai_impl_order_record_t *record, cai_error_t *error)
 {
+    (void)pool;
     return cai_impl_order_before(record) == CAI_IMPL_BEFORE_NOTHING && cai_impl_order_after(record) == 0
                ? CAI_OK
                : cai_impl_no_order(error);
@@ -507,14 +517,14 @@ CAI_IMPL cai_status_t cai_impl_order_check_here(cai_impl_order_record_t *record,
 }
 
 /* Whether captures allow the order before the consumer's work. Touches no stream. */
-CAI_IMPL cai_status_t cai_impl_order_check(cai_impl_order_record_t *record, cai_error_t *error)
+CAI_IMPL cai_status_t cai_impl_order_check(cai_order_pool_t *pool, cai_impl_order_record_t *record, cai_error_t *error)
 {
     const cai_impl_before_t before = cai_impl_order_before(record);
     cai_device_guard_t      guard;
     cai_status_t            status, left;
     if (CAI_IMPL_LIKELY(before == CAI_IMPL_BEFORE_NOTHING))
         return CAI_OK;
-    status = cai_impl_record_guard_enter(&guard, record, error);
+    status = cai_impl_record_guard_enter(pool, &guard, record, error);
     if (CAI_IMPL_UNLIKELY(status != CAI_OK))
         return status;
     status = cai_impl_order_check_here(record, before, error);
@@ -530,7 +540,7 @@ CAI_IMPL cai_status_t cai_impl_order_make(cai_order_pool_t *pool, const cai_impl
     cai_status_t       status, left;
     if (CAI_IMPL_LIKELY(cai_impl_order_before(record) != CAI_IMPL_BEFORE_EVENT))
         return CAI_OK;
-    status = cai_impl_record_guard_enter(&guard, record, error);
+    status = cai_impl_record_guard_enter(pool, &guard, record, error);
     if (CAI_IMPL_UNLIKELY(status != CAI_OK))
         return status;
     status = cai_impl_event_order(pool, record->producer, record->consumer, record->device_id, record->captured, error);
@@ -590,7 +600,7 @@ CAI_IMPL cai_impl_rest_t cai_impl_order_back(cai_order_pool_t *pool, const cai_i
     *status = CAI_OK;
     if (CAI_IMPL_LIKELY(after == 0))
         return CAI_IMPL_REST_NOTHING;
-    *status = cai_impl_record_guard_enter(&guard, record, error);
+    *status = cai_impl_record_guard_enter(pool, &guard, record, error);
     if (CAI_IMPL_UNLIKELY(*status != CAI_OK))
         return CAI_IMPL_REST_NOTHING;
     rest = cai_impl_order_back_here(pool, record, after, status, error);

@@ -175,6 +175,12 @@ CAI_IMPL void cai_impl_pool_sweep(cai_order_pool_t *pool)
 
 #if defined(CAI_NO_CUDA)
 
+CAI_IMPL bool cai_impl_pool_has_devices(cai_order_pool_t *pool)
+{
+    (void)pool;
+    return true;
+}
+
 CAI_API void cai_order_pool_release(cai_order_pool_t *pool)
 {
     if (pool == NULL || __atomic_sub_fetch(&pool->references, 1, __ATOMIC_ACQ_REL) != 0)

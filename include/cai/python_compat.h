@@ -157,6 +157,22 @@ CAI_IMPL PyObject *cai_impl_call_object(PyObject *callable, PyObject *const *arg
 #endif
 }
 
+/* Call a method of arguments[0], as above, without making a bound method first. */
+CAI_IMPL PyObject *cai_impl_call_method(PyObject *name, PyObject *const *arguments, Py_ssize_t positional,
+                                        PyObject *keywords)
+{
+#if !defined(Py_LIMITED_API) || CAI_IMPL_PYTHON >= 0x030C0000
+    return PyObject_VectorcallMethod(name, arguments, CAI_IMPL_CAST(size_t, positional), keywords);
+#else
+    PyObject *method = PyObject_GetAttr(arguments[0], name), *result;
+    if (method == NULL)
+        return NULL;
+    result = cai_impl_call_object(method, arguments + 1, positional - 1, keywords);
+    Py_DECREF(method);
+    return result;
+#endif
+}
+
 /* The kinds of PyMemberDef: in Python.h since 3.12. */
 #if CAI_IMPL_PYTHON >= 0x030C0000
 #define CAI_IMPL_T_PYSSIZET Py_T_PYSSIZET

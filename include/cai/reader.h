@@ -34,6 +34,19 @@ enum {
     CAI_IMPL_HOLDS_OBJECT_ALONE = 8 /* nothing but the object is given back at release, and nothing waited for */
 };
 
+CAI_IMPL cai_impl_reader_t cai_impl_reader_for(cai_state_t *state, PyObject *object, const cai_request_t *request,
+                                               cai_order_t order, cai_view_t *view)
+{
+    cai_impl_reader_t reader;
+    reader.state = state;
+    reader.object = object;
+    reader.request = request;
+    reader.order = order;
+    reader.view = view;
+    reader.work_stream = NULL;
+    return reader;
+}
+
 /* How a reader ended. Below 0 an exception is set, and whatever the reader had taken has been given back. */
 typedef enum cai_impl_result {
     CAI_IMPL_READ = 1,             /* the view is filled and meets the request */

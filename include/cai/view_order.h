@@ -71,7 +71,7 @@ CAI_IMPL cai_status_t cai_impl_order_prepare(cai_view_t *view, cai_order_t order
         record->thread = pthread_self();
     if (order.mode == CAI_ORDER_WAIT && view->stream != NULL)
         view->stream = consumer;
-    return cai_impl_order_check(record, error);
+    return cai_impl_order_check(view->impl_state->impl_pool, record, error);
 }
 
 /* Order the consumer's work behind the producer's: 1 after a wait of the host, during which other threads ran; 0 without
@@ -144,6 +144,7 @@ CAI_IMPL cai_impl_late_view_t *cai_impl_late_view_new(const cai_view_t *view)
 CAI_IMPL bool cai_impl_view_give_back_late(cai_view_t *view, const cai_impl_order_record_t *record)
 {
     cai_impl_late_view_t *late = cai_impl_late_view_new(view);
+    cai_order_pool_t     *pool = view->impl_state->impl_pool;
     cai_device_guard_t    guard = {-1};
     bool                  arranged;
     if (late == NULL)
@@ -151,9 +152,8 @@ CAI_IMPL bool cai_impl_view_give_back_late(cai_view_t *view, const cai_impl_orde
     /* It may be given back before the next line: what it needs is its own by now. */
     (void)cai_impl_queue_retain(late->queue);
     Py_INCREF(late->object);
-    arranged = cai_impl_record_guard_enter(&guard, record, NULL) == CAI_OK &&
-               cai_impl_call_late(view->impl_state->impl_pool, record->consumer, record->device_id,
-                                  cai_impl_late_view_run, late);
+    arranged = cai_impl_record_guard_enter(pool, &guard, record, NULL) == CAI_OK &&
+               cai_impl_call_late(pool, record->consumer, record->device_id, cai_impl_late_view_run, late);
     (void)cai_device_guard_leave(&guard, NULL);
     if (CAI_IMPL_LIKELY(arranged)) {
         view->impl_give_back = NULL;

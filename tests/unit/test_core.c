@@ -170,7 +170,7 @@ Test(core, order_of_a_view)
     view.impl_order.consumer = cai_order_wait(consumer).stream;
     view.impl_order.device_id = 0;
     unit_write_late(producer, target);
-    cr_expect_eq(cai_impl_order_check(&view.impl_order, NULL), CAI_OK);
+    cr_expect_eq(cai_impl_order_check(pool, &view.impl_order, NULL), CAI_OK);
     cr_expect_eq(cai_impl_order_make(pool, &view.impl_order, NULL), CAI_OK);
     UNIT_CUDA(cudaStreamSynchronize(consumer));
     cr_expect_eq(*target, 1);

@@ -167,7 +167,7 @@ Test(core_cxx, device_guard_and_waits)
     record.producer = stream;
     record.device_id = 1;
     cr_expect(cai_impl_order_before(&record) == CAI_IMPL_BEFORE_HOST);
-    cr_expect(cai_impl_order_check(&record, nullptr) == CAI_OK);
+    cr_expect(cai_impl_order_check(nullptr, &record, nullptr) == CAI_OK);
     cr_expect(*target == 0);
     cr_expect(cai_impl_wait_for_stream(record.producer, record.device_id, nullptr) == CAI_OK);
     cr_expect(*target == 1);
