@@ -372,7 +372,7 @@ CAI_IMPL cai_impl_result_t cai_impl_call_order(cai_impl_beginning_t *begin)
 }
 
 /* The part of a call that concerns CUDA. */
-CAI_IMPL cai_impl_result_t cai_impl_call_enter(cai_impl_beginning_t *begin)
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_enter(cai_impl_beginning_t *begin)
 {
     if (cai_impl_call_choose_stream(begin, &begin->call->stream) != CAI_IMPL_READ ||
         cai_impl_call_enter_device(begin) != CAI_IMPL_READ)
@@ -449,6 +449,39 @@ CAI_IMPL_HOT cai_impl_result_t cai_impl_call_read_at_once(cai_impl_beginning_t *
     return CAI_IMPL_READ;
 }
 
+/* Whether those of the arguments that are on a device are on one stream of one device, and have elements; which view says
+ * so. */
+CAI_IMPL_HOT bool cai_impl_call_is_on_one_stream(const cai_view_t *views, int32_t n, const cai_view_t **leader)
+{
+    *leader = NULL;
+    for (int32_t i = 0; i < n; i++) {
+        if (views[i].stream == NULL)
+            continue;
+        if (*leader == NULL)
+            *leader = &views[i];
+        if (views[i].size == 0 || views[i].stream != (*leader)->stream ||
+            views[i].tensor.device.device_id != (*leader)->tensor.device.device_id)
+            return false;
+    }
+    return true;
+}
+
+/* Arguments that were read at once, on one stream that is adopted: nothing has to be ordered, neither now nor at the end. */
+CAI_IMPL_HOT cai_impl_result_t cai_impl_call_enter_at_once(cai_impl_beginning_t *begin, int32_t n)
+{
+    cai_call_t       *call = begin->call;
+    const cai_view_t *leader;
+    if ((begin->order.mode != CAI_ORDER_ADOPT && begin->order.mode != CAI_ORDER_NONE) ||
+        !cai_impl_call_is_on_one_stream(call->impl_views, n, &leader) || leader->tensor.device.device_id != 0 ||
+        cai_impl_pool_has_devices(call->impl_state->impl_pool))
+        return cai_impl_call_enter(begin);
+    call->stream = leader->stream;
+    call->device = leader->tensor.device;
+    for (int32_t i = 0; i < n; i++)
+        call->impl_views[i].impl_progress |= CAI_IMPL_HOLDS_OBJECT_ALONE;
+    return CAI_IMPL_READ;
+}
+
 /* The general way. */
 CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_begin(cai_impl_beginning_t *begin)
 {
@@ -491,7 +524,7 @@ CAI_API int cai_call_begin(cai_call_t *call, cai_state_t *state, cai_order_t ord
     if (CAI_IMPL_UNLIKELY(result == CAI_IMPL_REFUSED))
         return cai_impl_call_refused(call, false);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
-        result = on_gpu ? cai_impl_call_enter(&begin) : CAI_IMPL_READ;
+        result = on_gpu ? cai_impl_call_enter_at_once(&begin, n) : CAI_IMPL_READ;
     else
         result = cai_impl_call_begin(&begin);
     return CAI_IMPL_LIKELY(result == CAI_IMPL_READ) ? 0 : cai_impl_call_refused(call, true);

@@ -523,8 +523,11 @@ CAI_API int cai_view_acquire(cai_state_t *state, PyObject *object, const cai_req
     cai_impl_catch_up(state);
     view->impl_object = NULL;
     result = cai_impl_acquire_at_once(state, object, request, view);
-    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ && view->stream == NULL))
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ &&
+                        (view->stream == NULL || order.mode == CAI_ORDER_ADOPT || order.mode == CAI_ORDER_NONE))) {
+        view->impl_progress |= CAI_IMPL_HOLDS_OBJECT_ALONE; /* and nothing has to be ordered */
         return 0;
+    }
     reader = cai_impl_reader_for(state, object, request, order, view);
     return cai_impl_acquire_finish(&reader, result);
 }

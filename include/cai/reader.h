@@ -31,7 +31,7 @@ enum {
     CAI_IMPL_KNOWN_TYPE = 1,        /* the type was in the cache */
     CAI_IMPL_FAILURE_FOREIGN = 2,   /* impl_failure is the producer's own exception, not one of cai's */
     CAI_IMPL_LENT = 4,              /* of a call: the tensor is lent, and looked at last */
-    CAI_IMPL_HOLDS_OBJECT_ALONE = 8 /* nothing but the object is given back at release, and nothing waited for */
+    CAI_IMPL_HOLDS_OBJECT_ALONE = 8 /* the object is all that there is to give back, and nothing is to be ordered */
 };
 
 CAI_IMPL cai_impl_reader_t cai_impl_reader_for(cai_state_t *state, PyObject *object, const cai_request_t *request,
