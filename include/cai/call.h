@@ -396,20 +396,16 @@ CAI_IMPL cai_impl_result_t cai_impl_call_fill(cai_impl_beginning_t *begin)
     return result;
 }
 
-/* Before anything is read: ask the one tensor of torch's that is to be written to for its gradient. ABSENT where there are
- * several, since what one is asked may change another. */
+/* Before anything is read: ask the tensors of torch's that are to be written to for their gradients. */
 CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_ask_at_once(const cai_impl_beginning_t *begin)
 {
     const cai_state_t *state = begin->call->impl_state;
-    PyObject          *output = NULL;
-    for (int32_t i = 0; i < begin->call->impl_n; i++) {
-        if ((begin->requests[i].require & CAI_WRITABLE) == 0 || !cai_impl_at_once_is_tensor(state, begin->args[i]))
-            continue;
-        if (output != NULL)
-            return CAI_IMPL_ABSENT;
-        output = begin->args[i];
+    cai_impl_result_t  result = CAI_IMPL_READ;
+    for (int32_t i = 0; i < begin->call->impl_n && result == CAI_IMPL_READ; i++) {
+        if ((begin->requests[i].require & CAI_WRITABLE) != 0 && cai_impl_at_once_is_tensor(state, begin->args[i]))
+            result = cai_impl_at_once_ask(state, begin->args[i]);
     }
-    return output == NULL ? CAI_IMPL_READ : cai_impl_at_once_ask(state, output);
+    return result;
 }
 
 CAI_IMPL_HOT cai_impl_result_t cai_impl_call_prepare_at_once(const cai_impl_beginning_t *begin, int32_t n)

@@ -495,7 +495,10 @@ CAI_IMPL_HOT cai_impl_result_t cai_impl_acquire_at_once(cai_state_t *state, PyOb
     cai_impl_shared_begin(&shared);
     if ((request->require & CAI_WRITABLE) != 0 && cai_impl_at_once_is_tensor(state, object))
         result = cai_impl_at_once_ask(state, object);
-    return result == CAI_IMPL_READ ? cai_impl_read_at_once(state, object, request, view, NULL, &shared) : result;
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        return cai_impl_read_at_once(state, object, request, view, NULL, &shared);
+    cai_impl_view_reset(view);
+    return result;
 }
 
 /* Order what was read, or give up what was not. */

@@ -1,0 +1,298 @@
+"""Arrays whose types are known are read in one go: what is then left for the general way, and what must be the same."""
+
+import sys
+
+import numpy as np
+import pytest
+
+import checks
+import children
+import dlpack
+import emulated
+import producers
+import tables
+from emulated import LEGACY
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+SIX = np.arange(6, dtype="f4").reshape(2, 3)
+
+
+@pytest.fixture(autouse=True)
+def torch_type(monkeypatch):
+    """A type of its own for every test, which is what torch.Tensor is to the library; `answers` are its attributes'."""
+
+    class Tensor(tables.Array):
+        __dlpack_c_exchange_api__ = tables.make_table()
+        answers = {"requires_grad": False, "is_neg": False, "is_conj": False}
+        asked = []
+
+        def _answer(self, name):
+            self.asked.append(name)
+            answer = self.answers[name]
+            if isinstance(answer, type):
+                raise answer("own")
+            return answer() if callable(answer) else answer
+
+        requires_grad = property(lambda self: self._answer("requires_grad"))
+
+        def is_neg(self):
+            return self._answer("is_neg")
+
+        def is_conj(self):
+            return self._answer("is_conj")
+
+    Tensor.answers, Tensor.asked = dict(Tensor.answers), []
+    monkeypatch.setitem(sys.modules, "torch", type(sys)("torch"))
+    sys.modules["torch"].Tensor = Tensor
+    tables.set_stream(0)
+    yield Tensor
+    tables.set_stream(0)
+
+
+@pytest.fixture
+def known(torch_type, probe):
+    """The type, which the library has met before."""
+    probe.acquire(make(torch_type), "adopt", {}).release()
+    probe.acquire(make(torch_type), "adopt", checks.fields(probe, {"require": "WRITABLE"})).release()
+    torch_type.asked.clear()
+    return torch_type
+
+
+def make(kind, array=SIX, **fields):
+    memory = producers.Memory(array)
+    defaults = {"pointer": memory.pointer, "shape": array.shape, "dtype": dlpack.FLOAT32, "device": (dlpack.CUDA, 0)}
+    made = kind(**{**defaults, **fields})
+    made.memory = memory
+    return made
+
+
+REQUESTS = {
+    "nothing": {}, "writable": {"require": "WRITABLE"}, "dense": {"require": "C_CONTIGUOUS"},
+    "float32": {"dtypes": ["float32"]}, "float64": {"dtypes": ["float64"]}, "three": {"ndim": 3},
+    "shape": {"shape": (2, 3)}, "another shape": {"shape": (3, 2)}, "host": {"memory": "ON_HOST"},
+    "protocol": {"protocols": "VIA_DLPACK"},
+}
+
+FIELDS = {
+    "plain": {}, "strided": {"strides": (1, 2)}, "overlapping": {"strides": (0, 1)}, "read-only": {"flags": 1},
+    "of complex": {"dtype": dlpack.COMPLEX64, "shape": (3,)}, "of no dimensions": {"shape": ()},
+    "on device 1": {"device": (dlpack.CUDA, 1)}, "of eight-bit floats": {"dtype": (2, 128, 1)},
+    "empty": {"shape": (0, 3), "pointer": 0}, "pinned": {"device": (dlpack.CUDA_HOST, 0)},
+}
+
+
+def outcome(probe, source, order, request):
+    """Everything that an acquire says of an array, whichever way it went."""
+    view, refusal = checks.catch(probe.acquire, source, order, request)
+    if refusal is not None:
+        return refusal.type, refusal.message
+    described = view.describe()
+    view.release()
+    return described
+
+
+def strip(described, kind):
+    return str(described).replace(kind.__qualname__, "")
+
+
+@pytest.mark.parametrize("order", ["adopt", "none", "block", LEGACY])
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda name: name.replace(" ", "-"))
+def test_the_second_array_of_a_type_is_read_as_the_first_was(torch_type, probe, order, request_):
+    fields = checks.fields(probe, REQUESTS[request_])
+    for what, kwargs in FIELDS.items():
+        source = make(torch_type, **kwargs)
+        fresh = type("Fresh", (torch_type,), {})  # a type that nobody has met
+        other = make(fresh, **{**kwargs, "pointer": kwargs.get("pointer", source.memory.pointer)})
+        first = outcome(probe, other, order, fields)
+        outcome(probe, make(torch_type), "adopt", {})
+        second = outcome(probe, source, order, fields)
+        assert strip(first, fresh) == strip(second, torch_type), what
+
+
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, MemoryError])
+def test_what_ends_the_acquire_ends_it_here_too(known, refuses, probe, exception):
+    known.answers["requires_grad"] = exception
+    source = make(known)
+    refuses(exception.__name__, source, require="WRITABLE")
+    assert known.asked == ["requires_grad"]
+
+
+@pytest.mark.parametrize("position", [0, 1])
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, MemoryError])
+def test_what_ends_a_call_gives_back_what_was_read(known, probe, position, exception):
+    sources = [make(known), make(known)]
+
+    def fail():
+        raise exception("own")
+
+    sources[position].__class__ = type("Raises", (known,), {"requires_grad": property(lambda self: fail())})
+    probe.acquire(sources[position], "adopt", {}).release()
+    before = checks.measure(sources)
+    requests = [{"name": name, **checks.fields(probe, {"require": "WRITABLE"})} for name in "ab"]
+    with pytest.raises(exception, match="own"):
+        probe.call(tuple(sources), tuple(requests), "adopt", None)
+    assert checks.measure(sources) == before
+
+
+def test_a_gradient_is_refused_by_its_name(known, refuses):
+    known.answers["requires_grad"] = True
+    assert "detach" in refuses("ReadOnlyAccessError", make(known), require="WRITABLE", match="requires grad").message
+
+
+@pytest.mark.parametrize("exception", [RuntimeError, KeyError])
+def test_a_question_that_raises_is_told_as_ever(known, refuses, exception):
+    known.answers["requires_grad"] = exception
+    refuses("InterfaceNotImplementedError", make(known), require="WRITABLE", cause=exception)
+
+
+def test_a_tensor_that_moves_while_it_is_asked(known, accepts):
+    other = producers.Memory(SIX + 10)
+    source = make(known)
+    known.answers["requires_grad"] = lambda: source.set_pointer(other.pointer) or False
+    with accepts(source, require="WRITABLE") as view:
+        assert view.pointer == other.pointer
+        assert np.array_equal(checks.read(view), SIX + 10)
+
+
+def test_of_two_that_are_written_the_second_may_move_the_first(known, probe):
+    other = producers.Memory(SIX + 10)
+    first, second = make(known), make(known)
+
+    class Mover(known):
+        @property
+        def requires_grad(self):
+            first.set_pointer(other.pointer)
+            return False
+
+    second.__class__ = Mover
+    probe.acquire(second, "adopt", {}).release()
+    first.set_pointer(first.memory.pointer)
+    requests = tuple({"name": name, **checks.fields(probe, {"require": "WRITABLE"})} for name in "ab")
+    seen = probe.call((first, second), requests, "adopt", lambda call: call["views"])
+    assert [view["pointer"] for view in seen] == [other.pointer, second.memory.pointer]
+
+
+# ----------------------------------------------------------------------------------------------------------- CUDA
+
+
+def test_arrays_on_the_stream_that_is_adopted_cost_no_call_of_cuda_on_one_gpu():
+    """A machine with more than one GPU asks which device is current, since a kernel launch goes there."""
+    asked = children.run("""
+        import emulated
+        assert emulated.set_device_count({n}) == 0
+        import loans, probe, tables
+        with loans.torch_imported():
+            s = emulated.create_stream()
+            tables.set_stream(s)
+            tensors = tuple(loans.table_array(loans.Tensor) for _ in range(3))
+            requests = tuple({{"name": name}} for name in "abc")
+            names = []
+            for order in ("adopt", "none"):
+                for _ in range(2):
+                    probe.call(tensors, requests, order, None)
+                emulated.clear_calls()
+                told = probe.call(tensors, requests, order, None)
+                assert (told["stream"], told["device"]) == (s, (2, 0)), told
+                names.append(sorted(set(emulated.call_names())))
+            print(*names)
+    """.format(n=1))
+    assert asked.strip() == "[] []"
+
+
+@pytest.mark.parametrize("order", ["adopt", "none"])
+def test_arrays_on_different_streams_are_ordered_all_the_same(known, probe, order):
+    s, t = emulated.create_stream(), emulated.create_stream()
+    requests = ({"name": "a"}, {"name": "b"})
+    tables.set_stream(s)
+    told = probe.call((make(known), make(known)), requests, order, None)
+    assert told["stream"] == s
+    interface = producers.Interface(SIX, stream=t)
+    emulated.clear_calls()
+    told = probe.call((make(known), interface), requests, order, None)
+    assert told["stream"] == s
+    waits = emulated.calls("cudaStreamWaitEvent")
+    assert [call["stream"] for call in waits] == ([s, t] if order == "adopt" else [])
+
+
+# ------------------------------------------------------------------------------------- CUDA arrays that need no order
+
+
+class Cupy(producers.Both):
+    """Says which of its protocols were used; `fails` is what __dlpack__ raises."""
+
+    fails = None
+
+    def __init__(self, *arguments, **kwargs):
+        super().__init__(*arguments, **kwargs)
+        self.devices = 0
+
+    def __dlpack_device__(self):
+        self.devices += 1
+        return super().__dlpack_device__()
+
+    def __dlpack__(self, **keywords):
+        managed = super().__dlpack__(**keywords)
+        if self.fails is not None:
+            raise self.fails("own")
+        return managed
+
+
+@pytest.fixture
+def cupy(probe):
+    """A type with both protocols, which the library has met before by the one that tells the order."""
+    kind = type("Cupy", (Cupy,), {})
+    view = probe.acquire(kind(SIX), "none", {})
+    assert view.describe()["protocol"] == probe.VIA_CUDA_ARRAY_INTERFACE
+    view.release()
+    return kind
+
+
+def test_without_order_the_faster_protocol_is_used(cupy, accepts, probe):
+    s = emulated.create_stream()
+    source = cupy(SIX, stream=s)
+    with accepts(source, "none") as view:
+        assert (view.protocol, view.pointer, view.shape) == (probe.VIA_DLPACK, source.pointer, (2, 3))
+        assert np.array_equal(checks.read(view), SIX)
+    assert [(asked["stream"], source.fetches, source.devices) for asked in source.asked] == [(-1, 0, 0)]
+
+
+@pytest.mark.parametrize("order", ["adopt", "block", LEGACY])
+def test_with_order_the_stream_is_read(cupy, accepts, probe, order):
+    s = emulated.create_stream()
+    source = cupy(SIX, stream=s)
+    with accepts(source, order) as view:
+        assert view.protocol == probe.VIA_CUDA_ARRAY_INTERFACE
+        assert view.stream in (s, order)
+    assert source.asked == []
+
+
+@pytest.mark.parametrize("exception", [BufferError, RuntimeError, TypeError])
+def test_a_producer_that_refuses_is_read_by_the_other_protocol(cupy, accepts, probe, exception):
+    cupy.fails = exception
+    source = cupy(SIX)
+    with accepts(source, "none") as view:
+        assert view.protocol == probe.VIA_CUDA_ARRAY_INTERFACE
+        assert np.array_equal(checks.read(view), SIX)
+
+
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, MemoryError])
+def test_what_ends_the_acquire_is_not_asked_around(cupy, refuses, exception):
+    cupy.fails = exception
+    source = cupy(SIX)
+    refuses(exception.__name__, source, "none")
+    assert source.fetches == 0
+
+
+def test_the_protocols_of_a_request_hold(cupy, accepts, probe):
+    with accepts(cupy(SIX), "none", protocols=probe.VIA_CUDA_ARRAY_INTERFACE) as view:
+        assert view.protocol == probe.VIA_CUDA_ARRAY_INTERFACE
+    with accepts(cupy(SIX), "none", protocols=probe.VIA_DLPACK) as view:
+        assert view.protocol == probe.VIA_DLPACK
+
+
+def test_memory_that_the_capsule_says_is_not_on_a_device(cupy, accepts, probe):
+    source = cupy(SIX, kind="pinned")
+    with accepts(source, "none", memory="ANYWHERE") as view:
+        assert view.device[0] == dlpack.CUDA_HOST
+        assert np.array_equal(checks.read(view), SIX)
