@@ -1495,6 +1495,17 @@ static void free_crosses_devices(const void *unused)
     close_pair(pair);
 }
 
+static void free_needs_no_current_device(const void *unused)
+{
+    (void)unused;
+    pair_t pair = open_pair();
+    void  *memory = NULL;
+    SUCCEEDS(CUDA(cudaMallocAsync)(&memory, 64, pair.streams[1]));
+    SUCCEEDS(CUDA(cudaFreeAsync)(memory, pair.streams[1]));
+    SUCCEEDS(CUDA(cudaStreamSynchronize)(pair.streams[1]));
+    close_pair(pair);
+}
+
 static void launch_beside_the_current_device(const void *unused)
 {
     (void)unused;
@@ -1542,6 +1553,7 @@ static void test_two_devices(void)
     run_on_two("an event is recorded whichever device is current", record_needs_no_current_device);
     run_on_two("a wait crosses devices, whichever is current", wait_crosses_devices);
     run_on_two("pool memory is freed on a stream of another device", free_crosses_devices);
+    run_on_two("pool memory is made and freed by a handle, whichever device is current", free_needs_no_current_device);
     run_on_two("a kernel on a stream of another device", launch_beside_the_current_device);
     run_on_two("a copy does not", copy_needs_no_current_device);
     run_on_two("cudaDeviceSynchronize waits for the current device alone", device_synchronise_waits_for_one_device);
