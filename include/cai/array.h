@@ -540,26 +540,14 @@ CAI_API cai_array_t *cai_array_new(cai_order_pool_t *pool, cai_dtype_t dtype, in
     return &own->array;
 }
 
-CAI_API cai_array_t *cai_array_wrap(cai_order_pool_t *pool, const cai_tensor_t *tensor, uint64_t flags, void *owner,
-                                    void (*deleter)(void *owner), cai_error_t *error)
+/* The array over a tensor that was validated. NULL with MEMORY. */
+CAI_IMPL cai_array_t *cai_impl_own_wrap(cai_order_pool_t *pool, const cai_tensor_t *tensor, uint64_t flags, void *owner,
+                                        void (*deleter)(void *owner), cai_error_t *error)
 {
-    cai_impl_own_array_t *own;
-    if (cai_tensor_validate(tensor, error) != CAI_OK)
-        return NULL;
-    if (owner != NULL && deleter == NULL) {
-        (void)cai_error_set(error, CAI_ERROR_MISSING_DELETER, "an owner was handed over without a deleter");
-        return NULL;
-    }
-    if (cai_device_memory(tensor->device.device_type) == 0) {
-        (void)cai_error_set(error, CAI_ERROR_DEVICE_MISMATCH,
-                            "expected host, pinned, managed or CUDA memory; got device type %d",
-                            tensor->device.device_type);
-        return NULL;
-    }
-    own = cai_impl_own_allocate(pool, tensor->ndim, error);
+    cai_impl_own_array_t *own = cai_impl_own_allocate(pool, tensor->ndim, error);
     if (own == NULL)
         return NULL;
-    own->array.tensor.data = cai_tensor_size(tensor) == 0 ? NULL : cai_tensor_data(tensor);
+    own->array.tensor.data = cai_tensor_data(tensor);
     own->array.tensor.device = tensor->device;
     own->array.tensor.dtype = tensor->dtype;
     own->array.flags = flags & (CAI_READONLY | CAI_SUBBYTE_PADDED | CAI_FREE_IN_ORDER);
@@ -572,6 +560,28 @@ CAI_API cai_array_t *cai_array_wrap(cai_order_pool_t *pool, const cai_tensor_t *
     own->owner = owner;
     own->deleter = deleter;
     return &own->array;
+}
+
+CAI_API cai_array_t *cai_array_wrap(cai_order_pool_t *pool, const cai_tensor_t *tensor, uint64_t flags, void *owner,
+                                    void (*deleter)(void *owner), cai_error_t *error)
+{
+    cai_array_t *array;
+    if (cai_tensor_validate(tensor, error) != CAI_OK)
+        return NULL;
+    if (owner != NULL && deleter == NULL) {
+        (void)cai_error_set(error, CAI_ERROR_MISSING_DELETER, "an owner was handed over without a deleter");
+        return NULL;
+    }
+    if (cai_device_memory(tensor->device.device_type) == 0) {
+        (void)cai_error_set(error, CAI_ERROR_DEVICE_MISMATCH,
+                            "expected host, pinned, managed or CUDA memory; got device type %d",
+                            tensor->device.device_type);
+        return NULL;
+    }
+    array = cai_impl_own_wrap(pool, tensor, flags, owner, deleter, error);
+    if (array != NULL && cai_tensor_size(tensor) == 0)
+        array->tensor.data = NULL;
+    return array;
 }
 
 /* ------------------------------------------------------------------------------------------------------- copying --- */
