@@ -910,6 +910,22 @@ static void test_brackets(void)
     }
 }
 
+/* What the bracket makes of a free that cannot be part of the capture. */
+static void test_bracketed_free_on_the_capturing_stream(void)
+{
+    for (int mode = cudaStreamCaptureModeGlobal; mode <= cudaStreamCaptureModeRelaxed; mode++) {
+        for (int other_thread = 0; other_thread < 2; other_thread++) {
+            capture_row_t row = {.call = free_on_capturing,
+                                 .flags = cudaStreamNonBlocking,
+                                 .mode = (enum cudaStreamCaptureMode)mode,
+                                 .other_thread = other_thread != 0,
+                                 .bracketed = true,
+                                 .expected = {REFUSED, false}};
+            run_capture("freeing outside pool memory on the capturing stream", &row);
+        }
+    }
+}
+
 /* ---- captures and graphs ----------------------------------------------------------------------------------------- */
 
 static void capture_cannot_begin_on_legacy(const void *unused)
@@ -2365,6 +2381,7 @@ int main(int argc, char **argv)
     test_calls_beside_a_capture();
     test_legacy_beside_a_capture();
     test_brackets();
+    test_bracketed_free_on_the_capturing_stream();
     test_captures_and_graphs();
     test_freeing();
     test_two_devices();
