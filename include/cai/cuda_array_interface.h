@@ -592,9 +592,8 @@ CAI_IMPL int cai_impl_interface_add_stream(const cai_state_t *state, PyObject *d
 {
     if (array->stream == NULL || array->tensor.data == NULL)
         return 0;
-    return cai_impl_interface_put(
-        state, dict, CAI_IMPL_NAME_STREAM,
-        PyLong_FromUnsignedLongLong(cai_stream_to_handle(cai_impl_array_stream(array))));
+    return cai_impl_interface_put(state, dict, CAI_IMPL_NAME_STREAM,
+                                  PyLong_FromUnsignedLongLong(cai_stream_to_handle(cai_impl_array_stream(array))));
 }
 
 CAI_API PyObject *cai_cuda_array_interface_export(cai_state_t *state, cai_array_t *array)

@@ -15,7 +15,6 @@
 #include <cai/tensor.h>
 
 #include <stdlib.h>
-#include <string.h>
 
 struct CUstream_st;
 
@@ -73,27 +72,29 @@ CAI_IMPL cai_device_t cai_impl_device(int32_t device_type, int32_t device_id)
 /* The alignment of host memory from cai: a cache line. CUDA's own allocations are aligned to 256 bytes. */
 #define CAI_IMPL_HOST_ALIGNMENT 64
 
-/* What malloc gave lies before the aligned address, and right before that its own address: aligned_alloc takes five times
- * as long (glibc keeps no free blocks at hand for it). */
+/* Where the block's own address is kept: right before the memory, since malloc's alignment leaves as much room. */
+CAI_IMPL void **cai_impl_host_block(void *pointer)
+{
+    return CAI_IMPL_BITS(void **, CAI_IMPL_CAST(char *, pointer) - sizeof(void *));
+}
+
+/* Aligned within a block of malloc: aligned_alloc takes five times as long, since glibc keeps no free blocks at hand for
+ * it. */
 CAI_IMPL cai_status_t cai_impl_host_allocate(void **pointer, size_t nbytes, cai_error_t *error)
 {
     const size_t size = nbytes + CAI_IMPL_HOST_ALIGNMENT;
     char        *block = size < nbytes ? NULL : CAI_IMPL_CAST(char *, malloc(size));
-    char        *aligned;
     *pointer = NULL;
     if (CAI_IMPL_UNLIKELY(block == NULL))
         return cai_error_set(error, CAI_ERROR_MEMORY, "no host memory of %zu bytes", nbytes);
-    aligned = block + CAI_IMPL_HOST_ALIGNMENT - CAI_IMPL_BITS(uintptr_t, block) % CAI_IMPL_HOST_ALIGNMENT;
-    memcpy(aligned - sizeof(block), &block, sizeof(block)); /* malloc's own alignment leaves as much room */
-    *pointer = aligned;
+    *pointer = block + CAI_IMPL_HOST_ALIGNMENT - CAI_IMPL_BITS(uintptr_t, block) % CAI_IMPL_HOST_ALIGNMENT;
+    *cai_impl_host_block(*pointer) = block;
     return CAI_OK;
 }
 
 CAI_IMPL void cai_impl_host_free(void *pointer)
 {
-    char *block;
-    memcpy(&block, CAI_IMPL_CAST(char *, pointer) - sizeof(block), sizeof(block));
-    free(block);
+    free(*cai_impl_host_block(pointer));
 }
 
 #if defined(CAI_NO_CUDA)

@@ -746,8 +746,8 @@ static void expect_calls(const char *const *names, size_t count, const char *wha
 Test(array, calls_of_making_and_freeing)
 {
     static const char *const made[] = {"cudaGetDevice", "cudaStreamIsCapturing", EXCHANGE, "cudaMallocAsync", EXCHANGE};
-    static const char *const freed[] = {"cudaGetDevice", "cudaStreamIsCapturing", "cudaGetDevice", EXCHANGE,
-                                        "cudaFreeAsync", EXCHANGE};
+    static const char *const freed[] = {"cudaGetDevice", "cudaStreamIsCapturing", "cudaGetDevice",
+                                        EXCHANGE,        "cudaFreeAsync",         EXCHANGE};
     static const char *const freed_alone[] = {"cudaStreamIsCapturing", EXCHANGE, "cudaFreeAsync", EXCHANGE};
     for (int devices = 1; devices <= 2; devices++) {
         cai_order_pool_t *pool;
