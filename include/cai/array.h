@@ -157,6 +157,13 @@ CAI_IMPL int32_t cai_impl_own_device(const cai_impl_own_array_t *own)
                                                                                                   : own->home;
 }
 
+/* The same, and -1 also where it is the only one that there is: it need not be made current. */
+CAI_IMPL int32_t cai_impl_own_other_device(const cai_impl_own_array_t *own)
+{
+    const int32_t device_id = cai_impl_own_device(own);
+    return device_id < 0 || device_id == cai_impl_pool_only_device(own->pool) ? -1 : device_id;
+}
+
 /* Whether the array's stream is the per-thread one of another thread, which cannot be named from here. */
 CAI_IMPL bool cai_impl_own_elsewhere(const cai_impl_own_array_t *own)
 {
@@ -170,12 +177,16 @@ CAI_IMPL cai_stream_t cai_impl_own_stream(const cai_impl_own_array_t *own)
     return cai_impl_own_elsewhere(own) ? CAI_STREAM_LEGACY : own->array.stream;
 }
 
-CAI_IMPL void cai_impl_own_release(cai_array_t *array);
+CAI_IMPL void cai_impl_own_retain(cai_array_t *array)
+{
+    (void)__atomic_add_fetch(&cai_impl_own(array)->references, 1, __ATOMIC_RELAXED);
+}
 
-/* Whether this extension made the array. */
+/* Whether this extension made the array: told by its smallest function, so that code that never makes one does not carry
+ * those that free. */
 CAI_IMPL bool cai_impl_is_own(const cai_array_t *array)
 {
-    return array->release == cai_impl_own_release;
+    return array->retain == cai_impl_own_retain;
 }
 
 /* The same two of any maker's array. */
@@ -252,15 +263,25 @@ CAI_IMPL void cai_impl_own_let_go(const cai_impl_own_array_t *own)
         own->deleter(own->owner);
 }
 
+/* The device to make current before the array is freed; -1 for none: a free in the order of a handle needs none. */
+CAI_IMPL int32_t cai_impl_own_device_to_free_on(const cai_impl_own_array_t *own)
+{
+    if (!cai_impl_own_on_gpu(own) || (own->memory == CAI_MEMORY_DEVICE && !cai_impl_is_number(own->array.stream) &&
+                                      cai_impl_own_farewell(own) == CAI_IMPL_FAREWELL_AT_ONCE))
+        return -1;
+    return cai_impl_own_other_device(own);
+}
+
 /* Free the memory, or have its owner do so. */
 CAI_IMPL void cai_impl_own_free_memory(const cai_impl_own_array_t *own)
 {
     cai_device_guard_t guard = {-1};
+    int32_t            device_id;
     if (own->memory == CAI_IMPL_MEMORY_WRAPPED ? own->deleter == NULL : own->base == NULL)
         return;
+    device_id = cai_impl_own_device_to_free_on(own);
     /* Where the device cannot be reached, memory of cai's own is lost; an owner gets his back all the same. */
-    if (cai_impl_own_on_gpu(own) && cai_impl_own_device(own) >= 0 &&
-        cai_device_guard_enter(&guard, cai_impl_own_device(own), NULL) != CAI_OK &&
+    if (device_id >= 0 && cai_device_guard_enter(&guard, device_id, NULL) != CAI_OK &&
         own->memory != CAI_IMPL_MEMORY_WRAPPED)
         return;
     cai_impl_own_let_go(own);
@@ -284,7 +305,8 @@ CAI_IMPL bool cai_impl_own_is_capturing(const cai_impl_own_array_t *own)
     bool capturing = false;
     if (own->array.stream == NULL || cai_impl_own_elsewhere(own))
         return false;
-    return cai_impl_stream_is_capturing_on(own->array.stream, cai_impl_own_device(own), &capturing, NULL) == CAI_OK &&
+    return cai_impl_stream_is_capturing_on(own->array.stream, cai_impl_own_other_device(own), &capturing, NULL) ==
+               CAI_OK &&
            capturing;
 }
 
@@ -312,11 +334,6 @@ CAI_IMPL void cai_impl_own_release(cai_array_t *array)
 }
 
 /* ---------------------------------------------------------------------------------------------------------- use --- */
-
-CAI_IMPL void cai_impl_own_retain(cai_array_t *array)
-{
-    (void)__atomic_add_fetch(&cai_impl_own(array)->references, 1, __ATOMIC_RELAXED);
-}
 
 /* Arrays that came from no Python object. */
 CAI_IMPL void *cai_impl_own_object(cai_array_t *array)
@@ -461,6 +478,18 @@ CAI_IMPL cai_status_t cai_impl_own_fill(cai_impl_own_array_t *own, size_t nbytes
     return status;
 }
 
+/* Find the device, and make it current; CUDA is not asked where there is only one. */
+CAI_IMPL cai_status_t cai_impl_own_enter_device(const cai_impl_own_array_t *own, cai_device_guard_t *guard,
+                                                int32_t *device_id, cai_error_t *error)
+{
+    const int32_t only = cai_impl_pool_only_device(own->pool);
+    if (only >= 0 && *device_id < 0)
+        *device_id = only;
+    if (*device_id < 0)
+        return cai_current_device(device_id, error);
+    return *device_id == only ? CAI_OK : cai_device_guard_enter(guard, *device_id, error);
+}
+
 /* Find the device, make it current, and fill the array there. */
 CAI_IMPL cai_status_t cai_impl_own_fill_on(cai_impl_own_array_t *own, size_t nbytes, int32_t device_id,
                                            cai_memory_t memory, cai_stream_t stream, cai_error_t *error)
@@ -468,10 +497,8 @@ CAI_IMPL cai_status_t cai_impl_own_fill_on(cai_impl_own_array_t *own, size_t nby
     const int32_t      type = cai_impl_memory_device_type(memory);
     cai_device_guard_t guard = {-1};
     cai_status_t       status = CAI_OK, left;
-    if (type != CAI_DEVICE_CPU && device_id < 0)
-        status = cai_current_device(&device_id, error);
-    else if (type != CAI_DEVICE_CPU)
-        status = cai_device_guard_enter(&guard, device_id, error);
+    if (type != CAI_DEVICE_CPU)
+        status = cai_impl_own_enter_device(own, &guard, &device_id, error);
     if (status != CAI_OK)
         return status;
     own->home = type == CAI_DEVICE_CPU ? -1 : device_id;
@@ -513,26 +540,14 @@ CAI_API cai_array_t *cai_array_new(cai_order_pool_t *pool, cai_dtype_t dtype, in
     return &own->array;
 }
 
-CAI_API cai_array_t *cai_array_wrap(cai_order_pool_t *pool, const cai_tensor_t *tensor, uint64_t flags, void *owner,
-                                    void (*deleter)(void *owner), cai_error_t *error)
+/* The array over a tensor that was validated. NULL with MEMORY. */
+CAI_IMPL cai_array_t *cai_impl_own_wrap(cai_order_pool_t *pool, const cai_tensor_t *tensor, uint64_t flags, void *owner,
+                                        void (*deleter)(void *owner), cai_error_t *error)
 {
-    cai_impl_own_array_t *own;
-    if (cai_tensor_validate(tensor, error) != CAI_OK)
-        return NULL;
-    if (owner != NULL && deleter == NULL) {
-        (void)cai_error_set(error, CAI_ERROR_MISSING_DELETER, "an owner was handed over without a deleter");
-        return NULL;
-    }
-    if (cai_device_memory(tensor->device.device_type) == 0) {
-        (void)cai_error_set(error, CAI_ERROR_DEVICE_MISMATCH,
-                            "expected host, pinned, managed or CUDA memory; got device type %d",
-                            tensor->device.device_type);
-        return NULL;
-    }
-    own = cai_impl_own_allocate(pool, tensor->ndim, error);
+    cai_impl_own_array_t *own = cai_impl_own_allocate(pool, tensor->ndim, error);
     if (own == NULL)
         return NULL;
-    own->array.tensor.data = cai_tensor_size(tensor) == 0 ? NULL : cai_tensor_data(tensor);
+    own->array.tensor.data = cai_tensor_data(tensor);
     own->array.tensor.device = tensor->device;
     own->array.tensor.dtype = tensor->dtype;
     own->array.flags = flags & (CAI_READONLY | CAI_SUBBYTE_PADDED | CAI_FREE_IN_ORDER);
@@ -545,6 +560,28 @@ CAI_API cai_array_t *cai_array_wrap(cai_order_pool_t *pool, const cai_tensor_t *
     own->owner = owner;
     own->deleter = deleter;
     return &own->array;
+}
+
+CAI_API cai_array_t *cai_array_wrap(cai_order_pool_t *pool, const cai_tensor_t *tensor, uint64_t flags, void *owner,
+                                    void (*deleter)(void *owner), cai_error_t *error)
+{
+    cai_array_t *array;
+    if (cai_tensor_validate(tensor, error) != CAI_OK)
+        return NULL;
+    if (owner != NULL && deleter == NULL) {
+        (void)cai_error_set(error, CAI_ERROR_MISSING_DELETER, "an owner was handed over without a deleter");
+        return NULL;
+    }
+    if (cai_device_memory(tensor->device.device_type) == 0) {
+        (void)cai_error_set(error, CAI_ERROR_DEVICE_MISMATCH,
+                            "expected host, pinned, managed or CUDA memory; got device type %d",
+                            tensor->device.device_type);
+        return NULL;
+    }
+    array = cai_impl_own_wrap(pool, tensor, flags, owner, deleter, error);
+    if (array != NULL && cai_tensor_size(tensor) == 0)
+        array->tensor.data = NULL;
+    return array;
 }
 
 /* ------------------------------------------------------------------------------------------------------- copying --- */

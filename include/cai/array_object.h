@@ -151,9 +151,9 @@ CAI_IMPL cai_array_t *cai_impl_keeper_array(cai_state_t *state, cai_impl_keeper_
 {
     const cai_view_t *view = &keeper->view;
     cai_error_t       error;
-    cai_array_t      *array = cai_array_wrap(state->impl_pool, &view->tensor,
-                                             view->flags & (CAI_READONLY | CAI_SUBBYTE_PADDED), keeper,
-                                             cai_impl_keeper_delete, &error);
+    cai_array_t      *array = cai_impl_own_wrap(state->impl_pool, &view->tensor,
+                                                view->flags & (CAI_READONLY | CAI_SUBBYTE_PADDED), keeper,
+                                                cai_impl_keeper_delete, &error);
     if (array == NULL) {
         (void)cai_raise(state, &error);
         return NULL;
@@ -229,11 +229,18 @@ CAI_IMPL_COLD PyObject *cai_impl_package_of(cai_state_t *state, PyObject *like)
     return library;
 }
 
-/* Where the from_dlpack of an object's library is: the namespace of the array API standard, or its package. */
-CAI_IMPL_COLD PyObject *cai_impl_library_of(cai_state_t *state, PyObject *like)
+/* Where the from_dlpack of an object's library is: the namespace of the array API standard, or its package. NumPy's own
+ * arrays are not asked: their answer, an import, takes longer than making an array. */
+CAI_IMPL_COLD PyObject *cai_impl_library_of(cai_state_t *state, PyObject *like, uint32_t facts)
 {
     PyObject *method, *library;
-    const int found = cai_impl_get_attribute(like, cai_impl_name(state, CAI_IMPL_NAME_ARRAY_NAMESPACE), &method);
+    int       found;
+    if ((facts & CAI_IMPL_TYPE_NUMPY) != 0) {
+        library = PyImport_GetModule(cai_impl_name(state, CAI_IMPL_NAME_NUMPY));
+        if (library != NULL || PyErr_Occurred() != NULL)
+            return library;
+    }
+    found = cai_impl_get_attribute(like, cai_impl_name(state, CAI_IMPL_NAME_ARRAY_NAMESPACE), &method);
     if (found == 0)
         return cai_impl_package_of(state, like);
     library = found < 0 ? NULL : PyObject_CallNoArgs(method);
@@ -259,12 +266,13 @@ CAI_IMPL_COLD PyObject *cai_impl_like_refused(cai_state_t *state, PyObject *like
 }
 
 /* By from_dlpack, of the very object that the array came from, or of an Array. */
-CAI_IMPL_COLD PyObject *cai_impl_like_from_dlpack(cai_state_t *state, cai_array_t *array, PyObject *like)
+CAI_IMPL_COLD PyObject *cai_impl_like_from_dlpack(cai_state_t *state, cai_array_t *array, PyObject *like,
+                                                  uint32_t facts)
 {
     PyObject *object = cai_array_to_object(state, array), *library, *from_dlpack = NULL, *result = NULL;
     if (object == NULL)
         return NULL;
-    library = cai_impl_library_of(state, like);
+    library = cai_impl_library_of(state, like, facts);
     if (library != NULL)
         from_dlpack = PyObject_GetAttr(library, cai_impl_name(state, CAI_IMPL_NAME_FROM_DLPACK));
     if (from_dlpack == NULL)
@@ -277,16 +285,21 @@ CAI_IMPL_COLD PyObject *cai_impl_like_from_dlpack(cai_state_t *state, cai_array_
     return result;
 }
 
-/* What is known of the type of `like`; one that cannot be inspected has no table. 0, or -1 with an exception. */
-CAI_IMPL int cai_impl_like_inspect(const cai_state_t *state, PyObject *like, cai_impl_type_t *known)
+/* What is known of the type of `like`; one that cannot be inspected has no table. Remembered if that says by itself which
+ * protocol serves the type. 0, or -1 with an exception. */
+CAI_IMPL int cai_impl_like_inspect(cai_state_t *state, PyObject *like, cai_impl_type_t *known)
 {
     const cai_impl_type_t *entry = cai_impl_type_find(state, Py_TYPE(like));
     if (CAI_IMPL_LIKELY(entry != NULL)) {
         *known = *entry;
         return 0;
     }
-    if (cai_impl_type_inspect(state, like, known) == 0)
+    if (cai_impl_type_inspect(state, like, known) == 0) {
+        known->hint = known->exchange != NULL ? CAI_VIA_EXCHANGE : CAI_VIA_BUFFER;
+        if (known->exchange != NULL || (known->facts & CAI_IMPL_TYPE_NUMPY) != 0)
+            cai_impl_type_publish(state, known);
         return 0;
+    }
     if (cai_impl_exception_is_final())
         return -1;
     PyErr_Clear();
@@ -307,7 +320,7 @@ CAI_API PyObject *cai_array_to_object_like(cai_state_t *state, cai_array_t *arra
     if (cai_impl_like_inspect(state, like, &known) < 0)
         return NULL;
     return cai_impl_exchange_suits(known.exchange, array) ? cai_impl_exchange_hand_over(state, known.exchange, array)
-                                                          : cai_impl_like_from_dlpack(state, array, like);
+                                                          : cai_impl_like_from_dlpack(state, array, like, known.facts);
 }
 
 /* ------------------------------------------------------------------------------------------ new arrays like others -- */

@@ -72,13 +72,29 @@ CAI_IMPL cai_device_t cai_impl_device(int32_t device_type, int32_t device_id)
 /* The alignment of host memory from cai: a cache line. CUDA's own allocations are aligned to 256 bytes. */
 #define CAI_IMPL_HOST_ALIGNMENT 64
 
+/* Where the block's own address is kept: right before the memory, since malloc's alignment leaves as much room. */
+CAI_IMPL void **cai_impl_host_block(void *pointer)
+{
+    return CAI_IMPL_BITS(void **, CAI_IMPL_CAST(char *, pointer) - sizeof(void *));
+}
+
+/* Aligned within a block of malloc: aligned_alloc takes five times as long, since glibc keeps no free blocks at hand for
+ * it. */
 CAI_IMPL cai_status_t cai_impl_host_allocate(void **pointer, size_t nbytes, cai_error_t *error)
 {
-    const size_t rounded = (nbytes + CAI_IMPL_HOST_ALIGNMENT - 1) / CAI_IMPL_HOST_ALIGNMENT * CAI_IMPL_HOST_ALIGNMENT;
-    *pointer = rounded < nbytes ? NULL : aligned_alloc(CAI_IMPL_HOST_ALIGNMENT, rounded);
-    if (*pointer != NULL)
-        return CAI_OK;
-    return cai_error_set(error, CAI_ERROR_MEMORY, "no host memory of %zu bytes", nbytes);
+    const size_t size = nbytes + CAI_IMPL_HOST_ALIGNMENT;
+    char        *block = size < nbytes ? NULL : CAI_IMPL_CAST(char *, malloc(size));
+    *pointer = NULL;
+    if (CAI_IMPL_UNLIKELY(block == NULL))
+        return cai_error_set(error, CAI_ERROR_MEMORY, "no host memory of %zu bytes", nbytes);
+    *pointer = block + CAI_IMPL_HOST_ALIGNMENT - CAI_IMPL_BITS(uintptr_t, block) % CAI_IMPL_HOST_ALIGNMENT;
+    *cai_impl_host_block(*pointer) = block;
+    return CAI_OK;
+}
+
+CAI_IMPL void cai_impl_host_free(void *pointer)
+{
+    free(*cai_impl_host_block(pointer));
 }
 
 #if defined(CAI_NO_CUDA)
@@ -99,7 +115,7 @@ CAI_IMPL cai_status_t cai_impl_memory_free(void *pointer, cai_memory_t memory, s
     (void)memory;
     (void)stream;
     (void)error;
-    free(pointer);
+    cai_impl_host_free(pointer);
     return CAI_OK;
 }
 
@@ -295,7 +311,7 @@ CAI_IMPL cai_status_t cai_impl_memory_free(void *pointer, cai_memory_t memory, c
     enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
     cai_status_t               status, left;
     if (memory == CAI_MEMORY_HOST) {
-        free(pointer);
+        cai_impl_host_free(pointer);
         return CAI_OK;
     }
     status = cai_impl_capture_mode_exchange(&mode, error);

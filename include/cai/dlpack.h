@@ -432,9 +432,11 @@ CAI_IMPL PyObject **cai_impl_dlpack_keyword(const cai_state_t *state, cai_impl_d
     places[2] = &arguments->dl_device;
     places[3] = &arguments->copy;
     for (size_t i = 0; i < 4; i++) {
-        const int equal = name == cai_impl_name(state, names[i])
-                              ? 1
-                              : PyObject_RichCompareBool(name, cai_impl_name(state, names[i]), Py_EQ);
+        if (name == cai_impl_name(state, names[i]))
+            return places[i];
+    }
+    for (size_t i = 0; i < 4; i++) { /* a name that nobody has interned */
+        const int equal = PyObject_RichCompareBool(name, cai_impl_name(state, names[i]), Py_EQ);
         if (equal != 0)
             return equal < 0 ? NULL : places[i];
     }

@@ -326,7 +326,8 @@ CAI_API cai_status_t cai_dtype_to_typestr(cai_dtype_t dtype, char *typestr, cai_
     }
     if (row == NULL || row->typestr == NULL || dtype.lanes != 1)
         return cai_impl_dtype_has_no(dtype, "typestr", error);
-    snprintf(typestr, CAI_TYPESTR_SIZE, "%c%s", dtype.bits == 8 ? '|' : CAI_IMPL_NATIVE_ORDER, row->typestr);
+    typestr[0] = dtype.bits == 8 ? '|' : CAI_IMPL_NATIVE_ORDER;
+    memcpy(typestr + 1, row->typestr, strlen(row->typestr) + 1); /* printing it takes ten times as long */
     return CAI_OK;
 }
 

@@ -181,6 +181,12 @@ CAI_IMPL bool cai_impl_pool_has_devices(cai_order_pool_t *pool)
     return true;
 }
 
+CAI_IMPL int32_t cai_impl_pool_only_device(cai_order_pool_t *pool)
+{
+    (void)pool;
+    return -1;
+}
+
 CAI_API void cai_order_pool_release(cai_order_pool_t *pool)
 {
     if (pool == NULL || __atomic_sub_fetch(&pool->references, 1, __ATOMIC_ACQ_REL) != 0)
@@ -215,6 +221,12 @@ CAI_IMPL bool cai_impl_pool_has_devices(cai_order_pool_t *pool)
 {
     const int32_t n = pool == NULL ? 0 : __atomic_load_n(&pool->n_devices, __ATOMIC_RELAXED);
     return CAI_IMPL_LIKELY(n > 0) ? n > 1 : cai_impl_pool_count_devices(pool);
+}
+
+/* The only device that there is, which is therefore current; -1 where there are several, or nobody remembers. */
+CAI_IMPL int32_t cai_impl_pool_only_device(cai_order_pool_t *pool)
+{
+    return pool == NULL || cai_impl_pool_has_devices(pool) ? -1 : 0;
 }
 
 /* The place for a device's events and streams; NULL where none are kept. */

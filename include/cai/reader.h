@@ -195,6 +195,8 @@ CAI_IMPL bool cai_impl_read_int64(PyObject *object, int64_t *value)
 {
     PyObject *index;
     long long number;
+    if (CAI_IMPL_LIKELY(PyLong_CheckExact(object)) && cai_impl_exact_int64(object, value))
+        return true;
     if (CAI_IMPL_UNLIKELY(PyBool_Check(object))) {
         PyErr_SetString(PyExc_TypeError, "a bool is no integer here");
         return false;

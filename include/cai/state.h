@@ -36,6 +36,7 @@
     X(IS_NEG, "is_neg")                                                                                                \
     X(TORCH, "torch")                                                                                                  \
     X(TENSOR, "Tensor")                                                                                                \
+    X(NUMPY, "numpy")                                                                                                  \
     X(NUMPY_CORE, "numpy._core._multiarray_umath")                                                                     \
     X(NUMPY_1_CORE, "numpy.core._multiarray_umath")                                                                    \
     X(ARRAY_API, "_ARRAY_API")                                                                                         \

@@ -910,6 +910,22 @@ static void test_brackets(void)
     }
 }
 
+/* What the bracket makes of a free that cannot be part of the capture. */
+static void test_bracketed_free_on_the_capturing_stream(void)
+{
+    for (int mode = cudaStreamCaptureModeGlobal; mode <= cudaStreamCaptureModeRelaxed; mode++) {
+        for (int other_thread = 0; other_thread < 2; other_thread++) {
+            capture_row_t row = {.call = free_on_capturing,
+                                 .flags = cudaStreamNonBlocking,
+                                 .mode = (enum cudaStreamCaptureMode)mode,
+                                 .other_thread = other_thread != 0,
+                                 .bracketed = true,
+                                 .expected = {REFUSED, false}};
+            run_capture("freeing outside pool memory on the capturing stream", &row);
+        }
+    }
+}
+
 /* ---- captures and graphs ----------------------------------------------------------------------------------------- */
 
 static void capture_cannot_begin_on_legacy(const void *unused)
@@ -1495,6 +1511,17 @@ static void free_crosses_devices(const void *unused)
     close_pair(pair);
 }
 
+static void free_needs_no_current_device(const void *unused)
+{
+    (void)unused;
+    pair_t pair = open_pair();
+    void  *memory = NULL;
+    SUCCEEDS(CUDA(cudaMallocAsync)(&memory, 64, pair.streams[1]));
+    SUCCEEDS(CUDA(cudaFreeAsync)(memory, pair.streams[1]));
+    SUCCEEDS(CUDA(cudaStreamSynchronize)(pair.streams[1]));
+    close_pair(pair);
+}
+
 static void launch_beside_the_current_device(const void *unused)
 {
     (void)unused;
@@ -1542,6 +1569,7 @@ static void test_two_devices(void)
     run_on_two("an event is recorded whichever device is current", record_needs_no_current_device);
     run_on_two("a wait crosses devices, whichever is current", wait_crosses_devices);
     run_on_two("pool memory is freed on a stream of another device", free_crosses_devices);
+    run_on_two("pool memory is made and freed by a handle, whichever device is current", free_needs_no_current_device);
     run_on_two("a kernel on a stream of another device", launch_beside_the_current_device);
     run_on_two("a copy does not", copy_needs_no_current_device);
     run_on_two("cudaDeviceSynchronize waits for the current device alone", device_synchronise_waits_for_one_device);
@@ -2353,6 +2381,7 @@ int main(int argc, char **argv)
     test_calls_beside_a_capture();
     test_legacy_beside_a_capture();
     test_brackets();
+    test_bracketed_free_on_the_capturing_stream();
     test_captures_and_graphs();
     test_freeing();
     test_two_devices();

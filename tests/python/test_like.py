@@ -183,13 +183,60 @@ def test_what_a_table_is_given(arrays):
     assert arrays.deleted() == [2]
 
 
-def test_the_table_is_found_once_and_for_all(arrays):
+@pytest.mark.parametrize("meet", [lambda arrays, array: arrays.release(arrays.keep(array)),
+                                  lambda arrays, array: arrays.give_like(wrapped(arrays, SIX), array)],
+                         ids=["taken", "like"])
+def test_the_table_is_found_once_and_for_all(arrays, meet):
     """By the type's cache, whatever filled it."""
     kind = type("Kind", (Library,), {})
     first = like(kind)
-    arrays.release(arrays.keep(first))  # known from here on
+    meet(arrays, first)  # known from here on
     type.__setattr__(kind, NAME, None)
     assert type(arrays.give_like(wrapped(arrays, SIX), first)) is Library
+
+
+@pytest.mark.parametrize("first", ["like", "taken"])
+def test_a_type_first_met_as_like_is_read_as_ever(arrays, first):
+    """What is remembered of it says nothing about protocols that have not been tried."""
+    class Kind:
+        """Speaks DLPack and the CUDA Array Interface, and is of a library without from_dlpack."""
+
+        def __init__(self):
+            self.asked = []
+
+        def __dlpack__(self, **arguments):
+            self.asked.append("dlpack")
+            return SIX.__dlpack__(**arguments)
+
+        def __dlpack_device__(self):
+            return (1, 0)
+
+    array = Kind()
+    if first == "like":
+        with pytest.raises(arrays.InterfaceNotImplementedError):
+            arrays.give_like(wrapped(arrays, SIX), array)
+    handle = arrays.keep(array)
+    assert arrays.describe(handle)["pointer"] == SIX.ctypes.data
+    assert array.asked == ["dlpack"]
+    arrays.release(handle)
+
+
+def test_numpys_own_arrays_are_not_asked_for_their_library(arrays, monkeypatch):
+    """Only its subclasses are, which may be of another one."""
+    class Namespace:
+        from_dlpack = staticmethod(lambda array: ("made", array.shape))
+
+    class Derived(np.ndarray):
+        def __array_namespace__(self):
+            return Namespace
+
+    asked = []
+    original = np.from_dlpack
+    monkeypatch.setattr(np, "from_dlpack", lambda array: asked.append(array.shape) or original(array))
+    made = arrays.give_like(wrapped(arrays, SIX), np.zeros(2))
+    assert type(made) is np.ndarray and made.ctypes.data == SIX.ctypes.data
+    assert asked == [SIX.shape]
+    assert arrays.give_like(wrapped(arrays, SIX), np.zeros(2).view(Derived)) == ("made", SIX.shape)
 
 
 def test_an_object_of_the_same_type_comes_back(arrays):

@@ -728,6 +728,73 @@ Test(array, pitfall_56_freed_in_stream_order_without_waiting)
     UNIT_NO_VIOLATIONS();
 }
 
+/* The calls since they were cleared, by name. */
+static void expect_calls(const char *const *names, size_t count, const char *what)
+{
+    emulator_call_t call;
+    for (size_t i = 0; i < count; i++) {
+        cr_assert_eq(emulator_get_call(i, &call), 0, "%s: call %zu is missing, %s", what, i, names[i]);
+        cr_expect_str_eq(call.name, names[i], "%s: call %zu", what, i);
+    }
+    cr_expect_eq(emulator_count_calls(NULL), count, "%s", what);
+    emulator_clear_calls();
+}
+
+#define EXCHANGE "cudaThreadExchangeStreamCaptureMode"
+
+/* Nothing is asked of CUDA that is known: where there is one device, it is current; a handle tells its device. */
+Test(array, calls_of_making_and_freeing)
+{
+    static const char *const made[] = {"cudaGetDevice", "cudaStreamIsCapturing", EXCHANGE, "cudaMallocAsync", EXCHANGE};
+    static const char *const freed[] = {"cudaGetDevice", "cudaStreamIsCapturing", "cudaGetDevice",
+                                        EXCHANGE,        "cudaFreeAsync",         EXCHANGE};
+    static const char *const freed_alone[] = {"cudaStreamIsCapturing", EXCHANGE, "cudaFreeAsync", EXCHANGE};
+    for (int devices = 1; devices <= 2; devices++) {
+        cai_order_pool_t *pool;
+        cr_assert_eq(emulator_set_device_count(devices), 0);
+        pool = new_pool();
+        cai_array_release(new_array(pool, CAI_MEMORY_DEVICE, 0, NULL)); /* the devices are counted once */
+        for (int32_t device = -1; device < 1; device++) {
+            const cai_stream_t streams[] = {unit_stream(cudaStreamNonBlocking), CAI_STREAM_LEGACY};
+            for (size_t i = 0; i < UNIT_COUNT(streams); i++) {
+                const bool   asks = devices > 1 && streams[i] == CAI_STREAM_LEGACY;
+                cai_array_t *array;
+                char         what[64];
+                snprintf(what, sizeof(what), "%d devices, device %d, stream %zu", devices, device, i);
+                emulator_clear_calls();
+                array = new_array(pool, CAI_MEMORY_DEVICE, device, streams[i]);
+                expect_calls(devices > 1 ? made : made + 1, UNIT_COUNT(made) - (devices > 1 ? 0 : 1), what);
+                cai_array_release(array);
+                expect_calls(asks ? freed : freed_alone, asks ? UNIT_COUNT(freed) : UNIT_COUNT(freed_alone), what);
+            }
+        }
+        cai_order_pool_release(pool);
+    }
+    cr_expect_eq(emulator_count_allocations(), 0);
+    UNIT_NO_VIOLATIONS();
+}
+
+/* A free by a handle of the device that is not current: its pool counts the memory as free. */
+Test(array, freed_by_a_handle_of_another_device)
+{
+    cai_order_pool_t *pool = new_pool();
+    for (int32_t current = 0; current < 2; current++) {
+        cai_stream_t stream;
+        cai_array_t *array;
+        UNIT_CUDA(cudaSetDevice(1));
+        stream = unit_stream(cudaStreamNonBlocking);
+        array = new_array(pool, CAI_MEMORY_DEVICE, 1, stream);
+        UNIT_CUDA(cudaSetDevice(current));
+        cai_array_release(array);
+        cr_expect_eq(count_calls_on("cudaFreeAsync", stream), 1, "%d", current);
+        UNIT_CUDA(cudaStreamSynchronize(stream));
+        cr_expect_eq(emulator_pool_bytes(1), 0, "%d", current);
+        cr_expect_eq(unit_current_device(), current, "%d", current);
+    }
+    cai_order_pool_release(pool);
+    UNIT_NO_VIOLATIONS();
+}
+
 /* Memory that is in no pool: the freeing call waits for the device by itself, once. */
 Test(array, pitfall_56_other_memory_is_freed_after_the_device)
 {
