@@ -371,13 +371,47 @@ CAI_IMPL cai_impl_result_t cai_impl_call_order(cai_impl_beginning_t *begin)
     return CAI_IMPL_LIKELY(waited == 0) ? CAI_IMPL_READ : cai_impl_call_look_again(begin);
 }
 
-/* The part of a call that concerns CUDA. */
-CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_enter(cai_impl_beginning_t *begin)
+/* Whether everything that is on a GPU is on device 0 and on one stream that is told, with elements: `leader` is the first
+ * of it. Arrays of cai's own have to be told who used them. */
+CAI_IMPL_HOT bool cai_impl_call_is_on_one_stream(const cai_call_t *call, const cai_view_t **leader)
+{
+    const cai_view_t *first = NULL;
+    for (int32_t i = 0; i < call->impl_n; i++) {
+        const cai_view_t *view = &call->impl_views[i];
+        if (view->stream == NULL)
+            continue;
+        first = first == NULL ? view : first;
+        if (view->impl_order.source != CAI_IMPL_SOURCE_STREAM || view->stream != first->stream ||
+            view->tensor.device.device_type != CAI_DEVICE_CUDA || view->tensor.device.device_id != 0 ||
+            view->protocol == CAI_VIA_ARRAY)
+            return false;
+    }
+    *leader = first;
+    return first != NULL;
+}
+
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_enter_any(cai_impl_beginning_t *begin)
 {
     if (cai_impl_call_choose_stream(begin, &begin->call->stream) != CAI_IMPL_READ ||
         cai_impl_call_enter_device(begin) != CAI_IMPL_READ)
         return CAI_IMPL_REFUSED;
     return cai_impl_call_order(begin);
+}
+
+/* The part of a call that concerns CUDA. Arguments on one stream that is adopted have nothing to be ordered, neither now
+ * nor at the end, and the only device is always current. */
+CAI_IMPL_HOT cai_impl_result_t cai_impl_call_enter(cai_impl_beginning_t *begin)
+{
+    cai_call_t       *call = begin->call;
+    const cai_view_t *leader;
+    if ((begin->order.mode != CAI_ORDER_ADOPT && begin->order.mode != CAI_ORDER_NONE) ||
+        !cai_impl_call_is_on_one_stream(call, &leader) || cai_impl_pool_has_devices(call->impl_state->impl_pool))
+        return cai_impl_call_enter_any(begin);
+    call->stream = leader->stream;
+    call->device = leader->tensor.device;
+    for (int32_t i = 0; i < call->impl_n; i++)
+        cai_impl_mark_object_alone(&call->impl_views[i]);
+    return CAI_IMPL_READ;
 }
 
 /* Everything in its order; what is learned about types comes last, when nothing can fail any more. */
@@ -445,39 +479,6 @@ CAI_IMPL_HOT cai_impl_result_t cai_impl_call_read_at_once(cai_impl_beginning_t *
     return CAI_IMPL_READ;
 }
 
-/* Whether those of the arguments that are on a device are on one stream of one device, and have elements; which view says
- * so. */
-CAI_IMPL_HOT bool cai_impl_call_is_on_one_stream(const cai_view_t *views, int32_t n, const cai_view_t **leader)
-{
-    *leader = NULL;
-    for (int32_t i = 0; i < n; i++) {
-        if (views[i].stream == NULL)
-            continue;
-        if (*leader == NULL)
-            *leader = &views[i];
-        if (views[i].size == 0 || views[i].stream != (*leader)->stream ||
-            views[i].tensor.device.device_id != (*leader)->tensor.device.device_id)
-            return false;
-    }
-    return true;
-}
-
-/* Arguments that were read at once, on one stream that is adopted: nothing has to be ordered, neither now nor at the end. */
-CAI_IMPL_HOT cai_impl_result_t cai_impl_call_enter_at_once(cai_impl_beginning_t *begin, int32_t n)
-{
-    cai_call_t       *call = begin->call;
-    const cai_view_t *leader;
-    if ((begin->order.mode != CAI_ORDER_ADOPT && begin->order.mode != CAI_ORDER_NONE) ||
-        !cai_impl_call_is_on_one_stream(call->impl_views, n, &leader) || leader->tensor.device.device_id != 0 ||
-        cai_impl_pool_has_devices(call->impl_state->impl_pool))
-        return cai_impl_call_enter(begin);
-    call->stream = leader->stream;
-    call->device = leader->tensor.device;
-    for (int32_t i = 0; i < n; i++)
-        call->impl_views[i].impl_progress |= CAI_IMPL_HOLDS_OBJECT_ALONE;
-    return CAI_IMPL_READ;
-}
-
 /* The general way. */
 CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_begin(cai_impl_beginning_t *begin)
 {
@@ -520,7 +521,7 @@ CAI_API int cai_call_begin(cai_call_t *call, cai_state_t *state, cai_order_t ord
     if (CAI_IMPL_UNLIKELY(result == CAI_IMPL_REFUSED))
         return cai_impl_call_refused(call, false);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
-        result = on_gpu ? cai_impl_call_enter_at_once(&begin, n) : CAI_IMPL_READ;
+        result = on_gpu ? cai_impl_call_enter(&begin) : CAI_IMPL_READ;
     else
         result = cai_impl_call_begin(&begin);
     return CAI_IMPL_LIKELY(result == CAI_IMPL_READ) ? 0 : cai_impl_call_refused(call, true);

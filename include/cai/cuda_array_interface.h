@@ -512,7 +512,7 @@ CAI_IMPL cai_impl_result_t cai_impl_plain_finish(const cai_impl_reader_t        
     else
         cai_impl_set_source(view, plain->version >= 3 ? CAI_IMPL_SOURCE_READY : CAI_IMPL_SOURCE_SILENT,
                             CAI_STREAM_LEGACY);
-    cai_impl_mark_object_alone(view);
+    cai_impl_mark_ready(view);
     return CAI_IMPL_READ;
 }
 

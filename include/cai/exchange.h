@@ -256,8 +256,7 @@ CAI_IMPL cai_impl_result_t cai_impl_exchange_read(const cai_impl_reader_t *reade
         result = cai_impl_exchange_set_stream(reader);
     if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
         return cai_impl_abandon(view, result);
-    if (view->impl_give_back == NULL)
-        cai_impl_mark_object_alone(view);
+    cai_impl_mark_ready(view);
     return CAI_IMPL_READ;
 }
 

@@ -389,11 +389,19 @@ CAI_IMPL_HOT void cai_impl_set_source(cai_view_t *view, cai_impl_source_t source
     view->stream = producer;
 }
 
-/* A reader that took nothing but the object is done: where nothing is to be waited for either, release can be short. */
+/* Nothing is to be ordered: a view that holds nothing but the object can be released in short. */
 CAI_IMPL_HOT void cai_impl_mark_object_alone(cai_view_t *view)
 {
-    if (view->impl_order.source == CAI_IMPL_SOURCE_READY && !view->impl_order.pinned && view->impl_mask == NULL)
+    if (view->impl_give_back == NULL && view->impl_mask == NULL && view->impl_descr == NULL &&
+        view->impl_interface == NULL && view->impl_failure == NULL)
         view->impl_progress |= CAI_IMPL_HOLDS_OBJECT_ALONE;
+}
+
+/* What a reader knows of that, whatever the order will be. */
+CAI_IMPL_HOT void cai_impl_mark_ready(cai_view_t *view)
+{
+    if (view->impl_order.source == CAI_IMPL_SOURCE_READY && !view->impl_order.pinned)
+        cai_impl_mark_object_alone(view);
 }
 
 /* Both at once, for host memory and no more than the object. */
