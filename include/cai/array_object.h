@@ -77,13 +77,29 @@ typedef struct cai_impl_keeper {
     cai_view_t        view;
 } cai_impl_keeper_t;
 
+/* A keeper is larger than the blocks that malloc has at hand: one stays with the queue for the next array. */
+CAI_IMPL cai_impl_keeper_t *cai_impl_keeper_allocate(cai_impl_queue_t *queue)
+{
+    void *spare = __atomic_exchange_n(&queue->spare, NULL, __ATOMIC_ACQUIRE);
+    return CAI_IMPL_CAST(cai_impl_keeper_t *,
+                         CAI_IMPL_LIKELY(spare != NULL) ? spare : malloc(sizeof(cai_impl_keeper_t)));
+}
+
+CAI_IMPL void cai_impl_keeper_free(cai_impl_keeper_t *keeper)
+{
+    cai_impl_queue_t *queue = keeper->queue;
+    void             *spare = NULL;
+    if (CAI_IMPL_UNLIKELY(!__atomic_compare_exchange_n(&queue->spare, &spare, CAI_IMPL_CAST(void *, keeper), false,
+                                                       __ATOMIC_RELEASE, __ATOMIC_RELAXED)))
+        free(keeper);
+    cai_impl_queue_release(queue);
+}
+
 CAI_IMPL void cai_impl_keeper_give_back(cai_impl_return_t *item)
 {
     cai_impl_keeper_t *keeper = CAI_IMPL_BITS(cai_impl_keeper_t *, item);
-    cai_impl_queue_t  *queue = keeper->queue;
     cai_impl_view_close(&keeper->view);
-    free(keeper);
-    cai_impl_queue_release(queue);
+    cai_impl_keeper_free(keeper);
 }
 
 /* The deleter of an array that was made of a view. */
@@ -119,7 +135,7 @@ CAI_IMPL cai_status_t cai_impl_keeper_used_on(cai_array_t *array, cai_stream_t s
 
 CAI_IMPL cai_impl_keeper_t *cai_impl_keeper_new(const cai_state_t *state)
 {
-    cai_impl_keeper_t *keeper = CAI_IMPL_CAST(cai_impl_keeper_t *, malloc(sizeof(cai_impl_keeper_t)));
+    cai_impl_keeper_t *keeper = cai_impl_keeper_allocate(state->impl_queue);
     if (keeper == NULL) {
         PyErr_NoMemory();
         return NULL;

@@ -28,6 +28,7 @@ typedef struct cai_impl_queue {
     bool                asked;   /* a pending call is under way; it holds a reference to the queue */
     PyInterpreterState *interpreter;
     cai_impl_return_t  *first;
+    void               *spare; /* from malloc, or NULL: the struct of an array that was kept, for the next one */
 } cai_impl_queue_t;
 
 /* A queue for the calling thread's interpreter, with one reference; NULL with MemoryError. */
@@ -54,8 +55,10 @@ CAI_IMPL cai_impl_queue_t *cai_impl_queue_retain(cai_impl_queue_t *queue)
 /* What is still in a queue that nobody can empty any more is leaked on purpose. */
 CAI_IMPL void cai_impl_queue_release(cai_impl_queue_t *queue)
 {
-    if (queue != NULL && __atomic_sub_fetch(&queue->references, 1, __ATOMIC_ACQ_REL) == 0)
-        free(queue);
+    if (queue == NULL || __atomic_sub_fetch(&queue->references, 1, __ATOMIC_ACQ_REL) != 0)
+        return;
+    free(queue->spare);
+    free(queue);
 }
 
 /* The first thing in the queue, which the caller gives back; NULL when it is empty. */

@@ -99,6 +99,20 @@ def test_many_of_one_object(arrays, source):
     assert watched.count == before
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
+def test_one_is_kept_where_another_was(arrays, order):
+    """Nothing of the arrays that were kept before is left, in whatever order they went."""
+    for first in (5, 8):
+        sources = [np.full(2, first + i, "f4") for i in range(3)] + [bytearray(8)]
+        before = [sys.getrefcount(source) for source in sources]
+        handles = [arrays.keep(source) for source in sources]
+        assert [arrays.give(handle) is source for source, handle in zip(sources, handles)] == [True] * 4
+        for i in order:
+            arrays.release(handles[i])
+        assert [sys.getrefcount(source) for source in sources] == before
+        sources[3].append(1)  # a bytearray that is free again
+
+
 def test_what_c_sees(arrays):
     source = producers.Interface(SIX, stream=2)
     about = arrays.describe(arrays.keep(source))
