@@ -176,13 +176,14 @@ CAI_IMPL PyObject *cai_impl_name(const cai_state_t *state, cai_impl_name_t name)
 
 CAI_IMPL_COLD int cai_impl_intern_names(cai_state_t *state)
 {
-    static const char *const names[CAI_IMPL_NAME_COUNT] = {
-#define CAI_IMPL_NAME_TEXT(field, text) text,
-        CAI_IMPL_NAME_LIST(CAI_IMPL_NAME_TEXT)
+    /* One string, since each pointer of a table costs the loader a relocation. */
+    static const char names[] =
+#define CAI_IMPL_NAME_TEXT(field, text) text "\0"
+        CAI_IMPL_NAME_LIST(CAI_IMPL_NAME_TEXT);
 #undef CAI_IMPL_NAME_TEXT
-    };
-    for (int i = 0; i < CAI_IMPL_NAME_COUNT; i++) {
-        state->impl_names[i] = PyUnicode_InternFromString(names[i]);
+    const char *name = names;
+    for (int i = 0; i < CAI_IMPL_NAME_COUNT; i++, name += strlen(name) + 1) {
+        state->impl_names[i] = PyUnicode_InternFromString(name);
         if (state->impl_names[i] == NULL)
             return -1;
     }
@@ -285,7 +286,7 @@ CAI_API int cai_state_traverse(PyObject *module, visitproc visit, void *argument
     return 0;
 }
 
-CAI_IMPL void cai_impl_state_clear(cai_state_t *state)
+CAI_IMPL_COLD void cai_impl_state_clear(cai_state_t *state)
 {
     for (int i = 0; i < CAI_IMPL_NAME_COUNT; i++)
         Py_CLEAR(state->impl_names[i]);
@@ -343,7 +344,7 @@ CAI_IMPL_COLD void cai_impl_state_unregister(cai_state_t *state)
 }
 
 /* Everything that the state holds; `state` itself is the caller's. */
-CAI_IMPL void cai_impl_state_end(cai_state_t *state)
+CAI_IMPL_COLD void cai_impl_state_end(cai_state_t *state)
 {
     cai_impl_pool_sweep(state->impl_pool); /* what is put off keeps the pool, and nobody would come back to it */
     cai_impl_state_clear(state);
@@ -426,14 +427,11 @@ CAI_IMPL cai_state_t *cai_impl_state_of_interpreter(const void *address)
 
 CAI_IMPL_COLD PyObject *cai_impl_builtin_base(cai_status_t status)
 {
-    const char *name = cai_status_base(status);
-    if (name == NULL)
-        return PyExc_RuntimeError;
-    switch (name[0]) {
-    case 'B': return PyExc_BufferError;
-    case 'M': return PyExc_MemoryError;
-    case 'T': return PyExc_TypeError;
-    case 'V': return PyExc_ValueError;
+    switch (status) {
+#define CAI_IMPL_STATUS_CASE(status, exception, base, text)                                                            \
+    case CAI_ERROR_##status: return PyExc_##base;
+        CAI_STATUS_LIST(CAI_IMPL_STATUS_CASE)
+#undef CAI_IMPL_STATUS_CASE
     default: return PyExc_RuntimeError;
     }
 }

@@ -167,40 +167,50 @@ CAI_IMPL_COLD CAI_IMPL_PRINTF(2, 3) void cai_impl_text_add(cai_impl_text_t *text
     va_end(arguments);
 }
 
-typedef struct cai_impl_status_row {
-    const char *name, *exception, *base, *doc;
-} cai_impl_status_row_t;
-
-CAI_IMPL_COLD cai_impl_status_row_t cai_impl_status_find(cai_status_t status)
-{
-    static const cai_impl_status_row_t table[CAI_STATUS_COUNT] = {{"OK", NULL, NULL, NULL},
-#define CAI_IMPL_STATUS_ROW(status, exception, base, text) {#status, #exception, #base, text},
-                                                                  CAI_STATUS_LIST(CAI_IMPL_STATUS_ROW)
-#undef CAI_IMPL_STATUS_ROW
-    };
-    static const cai_impl_status_row_t none = {"UNKNOWN", NULL, NULL, NULL};
-    const unsigned                     index = CAI_IMPL_CAST(unsigned, status);
-    return index < CAI_STATUS_COUNT ? table[index] : none;
-}
-
+/* A column of CAI_STATUS_LIST each: a module that never asks for the documentation does not carry it. */
 CAI_API const char *cai_status_name(cai_status_t status)
 {
-    return cai_impl_status_find(status).name;
+    switch (status) {
+    case CAI_OK: return "OK";
+#define CAI_IMPL_STATUS_CASE(status, exception, base, text)                                                            \
+    case CAI_ERROR_##status: return #status;
+        CAI_STATUS_LIST(CAI_IMPL_STATUS_CASE)
+#undef CAI_IMPL_STATUS_CASE
+    default: return "UNKNOWN";
+    }
 }
 
 CAI_API const char *cai_status_exception(cai_status_t status)
 {
-    return cai_impl_status_find(status).exception;
+    switch (status) {
+#define CAI_IMPL_STATUS_CASE(status, exception, base, text)                                                            \
+    case CAI_ERROR_##status: return #exception;
+        CAI_STATUS_LIST(CAI_IMPL_STATUS_CASE)
+#undef CAI_IMPL_STATUS_CASE
+    default: return NULL;
+    }
 }
 
 CAI_API const char *cai_status_base(cai_status_t status)
 {
-    return cai_impl_status_find(status).base;
+    switch (status) {
+#define CAI_IMPL_STATUS_CASE(status, exception, base, text)                                                            \
+    case CAI_ERROR_##status: return #base;
+        CAI_STATUS_LIST(CAI_IMPL_STATUS_CASE)
+#undef CAI_IMPL_STATUS_CASE
+    default: return NULL;
+    }
 }
 
 CAI_API const char *cai_status_doc(cai_status_t status)
 {
-    return cai_impl_status_find(status).doc;
+    switch (status) {
+#define CAI_IMPL_STATUS_CASE(status, exception, base, text)                                                            \
+    case CAI_ERROR_##status: return text;
+        CAI_STATUS_LIST(CAI_IMPL_STATUS_CASE)
+#undef CAI_IMPL_STATUS_CASE
+    default: return NULL;
+    }
 }
 
 /* Out of line although it is CAI_API: a variadic function cannot be inlined, and every caller is on a failure path. */
