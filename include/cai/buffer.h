@@ -69,7 +69,7 @@ CAI_IMPL bool cai_impl_buffer_fill_plain(cai_view_t *view, const Py_buffer *buff
                           !cai_impl_item_shift(buffer->itemsize, &shift)))
         return false;
     cai_impl_view_set_header(view, buffer->buf, cai_impl_device(CAI_DEVICE_CPU, 0), dtype, buffer->ndim);
-    return cai_impl_view_fill(view, buffer->shape, buffer->strides, shift, shift);
+    return cai_impl_view_fill_aside(view, buffer->shape, buffer->strides, shift, shift);
 }
 
 /* The buffer's shape and strides into the view, as they are. A buffer without strides is C-contiguous, and one dimension
@@ -111,7 +111,7 @@ CAI_IMPL cai_impl_result_t cai_impl_buffer_fill(const cai_impl_reader_t *reader,
 
 /* Host code fills a buffer before it hands it over, so no stream is involved; what CUDA still does to pinned memory is
  * not known. */
-CAI_IMPL cai_impl_result_t cai_impl_buffer_read(const cai_impl_reader_t *reader)
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_buffer_read(const cai_impl_reader_t *reader)
 {
     cai_view_t       *view = reader->view;
     Py_buffer        *buffer = cai_impl_view_buffer(view);

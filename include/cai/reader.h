@@ -178,7 +178,7 @@ CAI_IMPL_COLD CAI_IMPL_PRINTF(5, 6) cai_impl_result_t
 }
 
 /* An integer field by __index__: false with an exception where it is none or does not fit. A bool is no integer here. */
-CAI_IMPL bool cai_impl_read_int64(PyObject *object, int64_t *value)
+CAI_IMPL_COLD bool cai_impl_read_int64(PyObject *object, int64_t *value)
 {
     PyObject *index;
     long long number;
@@ -196,7 +196,7 @@ CAI_IMPL bool cai_impl_read_int64(PyObject *object, int64_t *value)
 }
 
 /* The same without a sign: addresses and handles. */
-CAI_IMPL bool cai_impl_read_uint64(PyObject *object, uint64_t *value)
+CAI_IMPL_COLD bool cai_impl_read_uint64(PyObject *object, uint64_t *value)
 {
     PyObject          *index;
     unsigned long long number;
@@ -294,7 +294,7 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_read_mask(const cai_impl_reader_t *read
 
 /* The last step of every reader, once the layout is found: see that the array is of the kind that was asked for. Its form
  * is checked when the arguments before it are known. */
-CAI_IMPL_HOT cai_impl_result_t cai_impl_settle_found(const cai_impl_reader_t *reader, uint32_t protocol)
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_settle_found(const cai_impl_reader_t *reader, uint32_t protocol)
 {
     cai_view_t  *view = reader->view;
     cai_status_t status;
@@ -353,6 +353,13 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_abandon(cai_view_t *view, cai_impl_resu
     return result;
 }
 
+/* The device whose streams 1 and 2 mean for pinned memory; -1 where CUDA does not say. */
+CAI_IMPL_COLD int32_t cai_impl_device_of_pinned(void)
+{
+    int32_t device_id;
+    return cai_current_device(&device_id, NULL) == CAI_OK ? device_id : -1;
+}
+
 /* Note how the producer's work is ordered. Memory without elements has none; pinned memory is seen by host code, and
  * belongs to no device: the streams that 1 and 2 mean are those of the device that is current now. */
 CAI_IMPL_HOT void cai_impl_set_source(cai_view_t *view, cai_impl_source_t source, cai_stream_t producer)
@@ -365,8 +372,8 @@ CAI_IMPL_HOT void cai_impl_set_source(cai_view_t *view, cai_impl_source_t source
     record->pinned = type == CAI_DEVICE_CUDA_HOST && view->size > 0;
     if (type == CAI_DEVICE_CPU)
         return;
-    if (CAI_IMPL_UNLIKELY(record->pinned) && cai_current_device(&record->device_id, NULL) != CAI_OK)
-        record->device_id = -1;
+    if (CAI_IMPL_UNLIKELY(record->pinned))
+        record->device_id = cai_impl_device_of_pinned();
     if (source == CAI_IMPL_SOURCE_STREAM)
         view->flags |= CAI_HAS_STREAM;
     if (source == CAI_IMPL_SOURCE_SILENT || source == CAI_IMPL_SOURCE_ORDERED)
@@ -415,7 +422,7 @@ CAI_IMPL PyObject *cai_impl_strides_as_tuple(const cai_tensor_t *tensor)
 }
 
 /* Wait, without the GIL, for the work on an array that host code is about to see. 0, or -1 with an exception. */
-CAI_IMPL int cai_impl_array_wait(cai_state_t *state, const cai_array_t *array)
+CAI_IMPL_COLD int cai_impl_array_wait(cai_state_t *state, const cai_array_t *array)
 {
     const cai_stream_t stream = cai_impl_array_stream(array);
     const int32_t      device_id = cai_impl_array_device(array);

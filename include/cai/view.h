@@ -199,6 +199,13 @@ CAI_IMPL_HOT bool cai_impl_view_fill(cai_view_t *view, const int64_t *shape, con
     return true;
 }
 
+/* The same, for all but NumPy's own arrays: once, since calling a producer costs far more than calling this. */
+CAI_IMPL_ASIDE bool cai_impl_view_fill_aside(cai_view_t *view, const int64_t *shape, const int64_t *strides,
+                                             unsigned shift, unsigned item_shift)
+{
+    return cai_impl_view_fill(view, shape, strides, shift, item_shift);
+}
+
 /* The logarithm of an item size in bytes; false for opaque items of other sizes. */
 CAI_IMPL bool cai_impl_item_shift(int64_t itemsize, unsigned *shift)
 {
@@ -215,7 +222,7 @@ CAI_IMPL bool cai_impl_view_fill_from(cai_view_t *view, const cai_tensor_t *sour
         return false;
     cai_impl_view_set_header(view, source->data, source->device, source->dtype, source->ndim);
     view->tensor.byte_offset = source->byte_offset;
-    return cai_impl_view_fill(view, source->shape, source->strides, 0, shift);
+    return cai_impl_view_fill_aside(view, source->shape, source->strides, 0, shift);
 }
 
 /* All strides from what a producer tells in bytes, one by one; the shape is there already. */
