@@ -113,7 +113,7 @@ CAI_API int64_t cai_dtype_alignment(cai_dtype_t dtype);
  * Write the dtype's name ("float32", "float32x4", "V16" for opaque items, "code 99, 8 bits, 1 lanes" for unknown ones)
  * into `name`, CAI_DTYPE_NAME_SIZE bytes. Returns `name`.
  */
-CAI_API const char *cai_dtype_name(cai_dtype_t dtype, char *name);
+CAI_API const char *cai_dtype_name(cai_dtype_t dtype, char *name) CAI_IMPL_SELDOM;
 /** Read a name as cai_dtype_name writes it. UNKNOWN_DTYPE with the name otherwise. */
 CAI_API CAI_NODISCARD cai_status_t cai_dtype_from_name(const char *name, cai_dtype_t *dtype, cai_error_t *error);
 

@@ -91,7 +91,7 @@ CAI_API uint32_t cai_request_memory(const cai_request_t *request);
 /** The CAI_ON_… bit of a device type; 0 for kinds of memory that cai does not handle. */
 CAI_API uint32_t cai_device_memory(int32_t device_type);
 /** "CUDA", "host", "pinned host" …: a kind of device in words; "device type 42" is written to `text` (32 bytes). */
-CAI_API const char *cai_device_words(int32_t device_type, char *text);
+CAI_API const char *cai_device_words(int32_t device_type, char *text) CAI_IMPL_SELDOM;
 
 /**
  * Check a sound tensor (cai_tensor_validate) against a request. `flags` are the tensor's (CAI_READONLY). `shared` (NULL:
@@ -108,7 +108,7 @@ CAI_API CAI_NODISCARD cai_status_t cai_request_check(const cai_request_t *reques
  */
 CAI_API cai_status_t cai_request_explain(const cai_request_t *request, const cai_tensor_t *tensor, uint32_t flags,
                                          const cai_shared_t *shared, cai_status_t status, const char *source,
-                                         cai_error_t *error);
+                                         cai_error_t *error) CAI_IMPL_SELDOM;
 
 /* ---------------------------------------------------------------------------------------------------- bodies ---- */
 
@@ -176,12 +176,12 @@ CAI_IMPL bool cai_impl_dtype_meets(const cai_request_t *request, cai_dtype_t wan
 
 CAI_IMPL_ASIDE bool cai_impl_dtype_among(const cai_request_t *request, cai_dtype_t dtype)
 {
+    const int32_t      n = request->n_dtypes > 0 ? request->n_dtypes : 1;
+    const cai_dtype_t *dtypes = request->n_dtypes > 0 ? request->dtypes : &request->dtype;
     if (cai_impl_any_dtype(request))
         return cai_dtype_is_plain(dtype) || (request->require & CAI_UNUSUAL_DTYPE_OK) != 0;
-    if (request->n_dtypes == 0)
-        return cai_impl_dtype_meets(request, request->dtype, dtype);
-    for (int32_t i = 0; i < request->n_dtypes; i++) {
-        if (cai_impl_dtype_meets(request, request->dtypes[i], dtype))
+    for (int32_t i = 0; i < n; i++) {
+        if (cai_impl_dtype_meets(request, dtypes[i], dtype))
             return true;
     }
     return false;

@@ -120,7 +120,7 @@ typedef struct cai_exceptions {
 #define CAI_STATUS_BIT(status) (UINT64_C(1) << (status))
 
 /** Prepare a zeroed state for `module`. 0, or -1 with an exception; the module's clear and free slots then clean up. */
-CAI_API CAI_NODISCARD int cai_state_init(cai_state_t *state, PyObject *module);
+CAI_API CAI_NODISCARD int cai_state_init(cai_state_t *state, PyObject *module) CAI_IMPL_SELDOM;
 /** The state of a module whose m_size begins with a cai_state_t; NULL before Python has allocated it. */
 CAI_API cai_state_t *cai_module_state(PyObject *module);
 
@@ -128,9 +128,9 @@ CAI_API cai_state_t *cai_module_state(PyObject *module);
 CAI_API cai_order_pool_t *cai_state_pool(cai_state_t *state);
 
 /** For m_traverse, m_clear and m_free of a PyModuleDef. Harmless before cai_state_init and after a failed one. */
-CAI_API int  cai_state_traverse(PyObject *module, visitproc visit, void *argument);
-CAI_API int  cai_state_clear(PyObject *module);
-CAI_API void cai_state_free(void *module);
+CAI_API int  cai_state_traverse(PyObject *module, visitproc visit, void *argument) CAI_IMPL_SELDOM;
+CAI_API int  cai_state_clear(PyObject *module) CAI_IMPL_SELDOM;
+CAI_API void cai_state_free(void *module) CAI_IMPL_SELDOM;
 
 /**
  * Create the exception classes and add them to the module: CAIError and, under it, one class per status, each also
@@ -138,7 +138,7 @@ CAI_API void cai_state_free(void *module);
  * (NULL: all defaults) says what differs. 0, or -1 with an exception; may be called again.
  */
 CAI_API CAI_NODISCARD int cai_register_exceptions(cai_state_t *state, PyObject *module,
-                                                  const cai_exceptions_t *exceptions);
+                                                  const cai_exceptions_t *exceptions) CAI_IMPL_SELDOM;
 
 /** The class that is raised for a status (borrowed); `state` NULL: the builtin base. */
 CAI_API PyObject *cai_exception_type(cai_state_t *state, cai_status_t status);
@@ -147,7 +147,7 @@ CAI_API PyObject *cai_exception_type(cai_state_t *state, cai_status_t status);
  * Raise `error` as an exception: the one place where a status becomes one. CudaCallError gets the attributes `code` and
  * `name`. An exception that is already set becomes the new one's cause. Returns -1.
  */
-CAI_API int cai_raise(cai_state_t *state, const cai_error_t *error);
+CAI_API int cai_raise(cai_state_t *state, const cai_error_t *error) CAI_IMPL_SELDOM;
 
 /**
  * Define, in one translation unit, `cai_state_t *name(void)`: a state for where there is no module at hand (a type caster,

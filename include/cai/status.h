@@ -70,19 +70,19 @@ typedef struct cai_error {
 } cai_error_t;
 
 /** The status' own name, "INVALID_SHAPE" …; "OK" for CAI_OK, "UNKNOWN" for what is no status. Static storage. */
-CAI_API const char *cai_status_name(cai_status_t status);
+CAI_API const char *cai_status_name(cai_status_t status) CAI_IMPL_SELDOM;
 /** The name of the status' exception class, "InvalidShapeError" …; NULL for CAI_OK and for what is no status. */
-CAI_API const char *cai_status_exception(cai_status_t status);
+CAI_API const char *cai_status_exception(cai_status_t status) CAI_IMPL_SELDOM;
 /** The name of the builtin class that the exception also derives from, "ValueError" …; NULL as above. */
-CAI_API const char *cai_status_base(cai_status_t status);
+CAI_API const char *cai_status_base(cai_status_t status) CAI_IMPL_SELDOM;
 /** One sentence, the documentation of the exception class; NULL as above. */
-CAI_API const char *cai_status_doc(cai_status_t status);
+CAI_API const char *cai_status_doc(cai_status_t status) CAI_IMPL_SELDOM;
 
 /**
  * Fill `error` (NULL: nothing is filled) with a status and a message, without CUDA code, and return that status, so that
  * a failing function ends in `return cai_error_set(error, …);`. `format` is printf's.
  */
-CAI_API cai_status_t cai_error_set(cai_error_t *error, cai_status_t status, const char *format, ...)
+CAI_API cai_status_t cai_error_set(cai_error_t *error, cai_status_t status, const char *format, ...) CAI_IMPL_SELDOM
     CAI_IMPL_PRINTF(3, 4);
 
 /* ---------------------------------------------------------------------------------------------------- bodies ---- */

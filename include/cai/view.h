@@ -45,7 +45,7 @@ typedef struct cai_view {
 } cai_view_t;
 
 /** Write "CUDA Array Interface", "DLPack" …: the name of one CAI_VIA_… protocol. Static storage. */
-CAI_API const char *cai_protocol_name(uint32_t protocol);
+CAI_API const char *cai_protocol_name(uint32_t protocol) CAI_IMPL_SELDOM;
 
 /* ---------------------------------------------------------------------------------------------------- bodies ---- */
 
