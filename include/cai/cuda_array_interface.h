@@ -50,7 +50,7 @@ CAI_IMPL PyObject *cai_impl_interface_field(const cai_impl_interface_t *interfac
     return interface->fields[name - CAI_IMPL_NAME_SHAPE];
 }
 
-CAI_IMPL_COLD void cai_impl_interface_clear(cai_impl_interface_t *interface)
+CAI_IMPL void cai_impl_interface_clear(cai_impl_interface_t *interface)
 {
     for (int i = 0; i < CAI_IMPL_INTERFACE_FIELDS; i++)
         Py_CLEAR(interface->fields[i]);
@@ -71,8 +71,8 @@ CAI_IMPL_COLD CAI_IMPL_PRINTF(3, 4) cai_impl_result_t
 /* --------------------------------------------------------------------------------------- fetching the fields ---- */
 
 /* Every field, None counting as absent; false with an exception. */
-CAI_IMPL_COLD bool cai_impl_interface_get_all(const cai_impl_reader_t *reader, PyObject *dict,
-                                              cai_impl_interface_t *interface)
+CAI_IMPL bool cai_impl_interface_get_all(const cai_impl_reader_t *reader, PyObject *dict,
+                                         cai_impl_interface_t *interface)
 {
     for (int i = 0; i < CAI_IMPL_INTERFACE_FIELDS; i++) {
         if (cai_impl_get_item(dict, reader->state->impl_names[CAI_IMPL_NAME_SHAPE + i], &interface->fields[i]) < 0)
@@ -178,8 +178,8 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_read_data(const cai_impl_reader_t 
     return CAI_IMPL_READ;
 }
 
-CAI_IMPL_COLD cai_impl_result_t cai_impl_interface_read_dtype(const cai_impl_reader_t    *reader,
-                                                              const cai_impl_interface_t *interface, cai_dtype_t *dtype)
+CAI_IMPL cai_impl_result_t cai_impl_interface_read_dtype(const cai_impl_reader_t    *reader,
+                                                         const cai_impl_interface_t *interface, cai_dtype_t *dtype)
 {
     Py_ssize_t  length;
     const char *text;
@@ -193,7 +193,7 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_interface_read_dtype(const cai_impl_rea
     text = PyUnicode_AsUTF8AndSize(cai_impl_interface_field(interface, CAI_IMPL_NAME_TYPESTR), &length);
     if (text == NULL)
         return cai_impl_interface_refuse(reader, CAI_ERROR_INVALID_TYPESTR, "'typestr' does not parse");
-    if (cai_dtype_from_typestr(text, CAI_IMPL_CAST(size_t, length), dtype, &error) != CAI_OK)
+    if (cai_impl_typestr_read(text, CAI_IMPL_CAST(size_t, length), dtype, &error) != CAI_OK)
         return cai_impl_refuse(reader, CAI_VIA_CUDA_ARRAY_INTERFACE, CAI_IMPL_UNREADABLE, &error);
     return CAI_IMPL_READ;
 }
@@ -208,9 +208,9 @@ CAI_IMPL_COLD Py_ssize_t cai_impl_read_integers(PyObject *tuple, int64_t *values
     return n;
 }
 
-CAI_IMPL_COLD cai_impl_result_t cai_impl_interface_read_shape(const cai_impl_reader_t    *reader,
-                                                              const cai_impl_interface_t *interface, uint64_t address,
-                                                              cai_dtype_t dtype)
+CAI_IMPL cai_impl_result_t cai_impl_interface_read_shape(const cai_impl_reader_t    *reader,
+                                                         const cai_impl_interface_t *interface, uint64_t address,
+                                                         cai_dtype_t dtype)
 {
     cai_view_t *view = reader->view;
     PyObject   *shape = cai_impl_interface_field(interface, CAI_IMPL_NAME_SHAPE) == NULL
@@ -239,7 +239,7 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_interface_read_shape(const cai_impl_rea
 }
 
 /* Strides in bytes, given explicitly: as strides in elements. */
-CAI_IMPL_COLD cai_impl_result_t cai_impl_interface_convert_strides(const cai_impl_reader_t *reader, PyObject *strides)
+CAI_IMPL cai_impl_result_t cai_impl_interface_convert_strides(const cai_impl_reader_t *reader, PyObject *strides)
 {
     cai_view_t      *view = reader->view;
     const Py_ssize_t ndim = view->tensor.ndim, n = cai_impl_tuple_size(strides);

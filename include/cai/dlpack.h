@@ -90,7 +90,7 @@ CAI_IMPL cai_impl_result_t cai_impl_dlpack_check_legacy(const cai_impl_reader_t 
 }
 
 /* Move what a capsule holds into the view. */
-CAI_IMPL_COLD cai_impl_result_t cai_impl_dlpack_take(const cai_impl_reader_t *reader, PyObject *capsule)
+CAI_IMPL cai_impl_result_t cai_impl_dlpack_take(const cai_impl_reader_t *reader, PyObject *capsule)
 {
     cai_view_t  *view = reader->view;
     cai_error_t  error;

@@ -174,7 +174,7 @@ typedef struct cai_impl_dtype_row {
     cai_dtype_t dtype;
 } cai_impl_dtype_row_t;
 
-CAI_IMPL_COLD const cai_impl_dtype_row_t *cai_impl_dtype_rows(size_t *count)
+CAI_IMPL const cai_impl_dtype_row_t *cai_impl_dtype_rows(size_t *count)
 {
     static const cai_impl_dtype_row_t rows[] = {
 #define CAI_IMPL_DTYPE_ROW(NAME, name, code, bits, typestr, format) {#name, typestr, format, {code, bits, 1}},
@@ -436,9 +436,8 @@ CAI_API const char *cai_dtype_to_format(cai_dtype_t dtype, cai_error_t *error)
     return NULL;
 }
 
-/* The dtype of one struct letter; `standard` sizes follow the byte orders < > = !, native ones @ and none. Lanes of 0
- * mean that the letter has no dtype here. */
-CAI_IMPL cai_dtype_t cai_impl_format_letter(char letter, bool standard)
+/* The dtype of one struct letter in native size. Lanes of 0 mean that the letter has no dtype here. */
+CAI_IMPL cai_dtype_t cai_impl_format_native(char letter)
 {
     static const cai_dtype_t native['q' - '?' + 1] = {
         CAI_BOOL,  {0, 0, 0},  {0, 0, 0},  CAI_UINT8, {0, 0, 0}, CAI_COMPLEX128, {0, 0, 0},   CAI_COMPLEX64, /* ? - F */
@@ -450,13 +449,17 @@ CAI_IMPL cai_dtype_t cai_impl_format_letter(char letter, bool standard)
         {0, 0, 0}, {0, 0, 0},  CAI_INT64                                                                     /* o - q */
     };
     const unsigned index = CAI_IMPL_CAST(unsigned char, letter) - CAI_IMPL_CAST(unsigned, '?');
-    if (CAI_IMPL_UNLIKELY(standard)) {
-        if (letter == 'l' || letter == 'L')
-            return letter == 'l' ? cai_int32() : cai_uint32();
-        if (letter == 'n' || letter == 'N')
-            return cai_impl_dtype(0, 0, 0);
-    }
     return index < sizeof(native) / sizeof(native[0]) ? native[index] : cai_impl_dtype(0, 0, 0);
+}
+
+/* The same; `standard` sizes follow the byte orders < > = !, native ones @ and none. */
+CAI_IMPL_COLD cai_dtype_t cai_impl_format_letter(char letter, bool standard)
+{
+    if (standard && (letter == 'n' || letter == 'N'))
+        return cai_impl_dtype(0, 0, 0);
+    if (standard && (letter == 'l' || letter == 'L'))
+        return letter == 'l' ? cai_int32() : cai_uint32();
+    return cai_impl_format_native(letter);
 }
 
 CAI_IMPL_COLD cai_status_t cai_impl_format_refused(const char *format, int64_t itemsize, cai_status_t status,
@@ -521,7 +524,7 @@ CAI_IMPL_COLD void cai_impl_format_read_count(cai_impl_format_t *format, cai_imp
 }
 
 /* "(2,3)<": the shape of an item that is an array, and a byte order behind it. False if it does not parse. */
-CAI_IMPL_COLD bool cai_impl_format_read_shape(cai_impl_format_t *format, cai_impl_format_item_t *item)
+CAI_IMPL bool cai_impl_format_read_shape(cai_impl_format_t *format, cai_impl_format_item_t *item)
 {
     if (*format->at != '(')
         return true;
@@ -561,7 +564,7 @@ CAI_IMPL_COLD bool cai_impl_format_read_pointer(cai_impl_format_t *format, bool 
 }
 
 /* A complex number: 'Z' and the letter of its parts. */
-CAI_IMPL_COLD bool cai_impl_format_read_complex(cai_impl_format_t *format, cai_impl_format_item_t *item)
+CAI_IMPL bool cai_impl_format_read_complex(cai_impl_format_t *format, cai_impl_format_item_t *item)
 {
     const char part = *format->at;
     if (part != 'f' && part != 'd' && part != 'g')
@@ -573,7 +576,7 @@ CAI_IMPL_COLD bool cai_impl_format_read_complex(cai_impl_format_t *format, cai_i
 }
 
 /* A letter, or what follows one of those that need more. */
-CAI_IMPL_COLD bool cai_impl_format_read_type(cai_impl_format_t *format, cai_impl_format_item_t *item)
+CAI_IMPL bool cai_impl_format_read_type(cai_impl_format_t *format, cai_impl_format_item_t *item)
 {
     const char letter = *format->at;
     if (letter == '\0')
@@ -593,7 +596,7 @@ CAI_IMPL_COLD bool cai_impl_format_read_type(cai_impl_format_t *format, cai_impl
 }
 
 /* ":position:". */
-CAI_IMPL_COLD bool cai_impl_format_skip_name(cai_impl_format_t *format)
+CAI_IMPL bool cai_impl_format_skip_name(cai_impl_format_t *format)
 {
     const char *end = strchr(format->at + 1, ':');
     if (end != NULL)
@@ -668,7 +671,7 @@ CAI_IMPL_COLD cai_status_t cai_impl_format_read(const char *format, int64_t item
 CAI_API cai_status_t cai_dtype_from_format(const char *format, int64_t itemsize, cai_dtype_t *dtype, cai_error_t *error)
 {
     if (CAI_IMPL_LIKELY(format != NULL && format[0] != '\0' && format[1] == '\0')) {
-        *dtype = cai_impl_format_letter(format[0], false);
+        *dtype = cai_impl_format_native(format[0]);
         if (CAI_IMPL_LIKELY(dtype->lanes != 0 && cai_dtype_itemsize(*dtype) == itemsize))
             return CAI_OK;
     }

@@ -174,7 +174,7 @@ CAI_IMPL PyObject *cai_impl_name(const cai_state_t *state, cai_impl_name_t name)
     return state->impl_names[name];
 }
 
-CAI_IMPL_COLD int cai_impl_intern_names(cai_state_t *state)
+CAI_IMPL int cai_impl_intern_names(cai_state_t *state)
 {
     /* One string, since each pointer of a table costs the loader a relocation. */
     static const char names[] =
@@ -208,7 +208,7 @@ CAI_IMPL_COLD void cai_impl_queue_capsule_end(PyObject *capsule)
 }
 
 /* Have the queue closed before the interpreter goes. */
-CAI_IMPL_COLD int cai_impl_queue_register(cai_impl_queue_t *queue)
+CAI_IMPL int cai_impl_queue_register(cai_impl_queue_t *queue)
 {
     static const PyMethodDef definition = {"close_return_queue", cai_impl_at_exit, METH_NOARGS, NULL};
     PyObject                *capsule = PyCapsule_New(cai_impl_queue_retain(queue), NULL, cai_impl_queue_capsule_end);
@@ -231,7 +231,7 @@ CAI_IMPL_COLD int cai_impl_queue_register(cai_impl_queue_t *queue)
 }
 
 /* What arrays need: the pool and the queue. */
-CAI_IMPL_COLD int cai_impl_state_init_arrays(cai_state_t *state)
+CAI_IMPL int cai_impl_state_init_arrays(cai_state_t *state)
 {
     cai_error_t error;
     state->impl_pool = cai_order_pool_new(&error);
@@ -286,18 +286,23 @@ CAI_API int cai_state_traverse(PyObject *module, visitproc visit, void *argument
     return 0;
 }
 
+CAI_IMPL_COLD void cai_impl_clear(PyObject **reference)
+{
+    Py_CLEAR(*reference);
+}
+
 CAI_IMPL_COLD void cai_impl_state_clear(cai_state_t *state)
 {
     for (int i = 0; i < CAI_IMPL_NAME_COUNT; i++)
-        Py_CLEAR(state->impl_names[i]);
+        cai_impl_clear(&state->impl_names[i]);
     for (int i = 0; i < CAI_STATUS_COUNT; i++)
-        Py_CLEAR(state->impl_exceptions[i]);
-    Py_CLEAR(state->impl_array_type);
-    Py_CLEAR(state->impl_stream_type);
-    Py_CLEAR(state->impl_max_version);
-    Py_CLEAR(state->impl_keywords_stream_version);
-    Py_CLEAR(state->impl_keywords_stream);
-    Py_CLEAR(state->impl_keywords_version);
+        cai_impl_clear(&state->impl_exceptions[i]);
+    cai_impl_clear(&state->impl_array_type);
+    cai_impl_clear(&state->impl_stream_type);
+    cai_impl_clear(&state->impl_max_version);
+    cai_impl_clear(&state->impl_keywords_stream_version);
+    cai_impl_clear(&state->impl_keywords_stream);
+    cai_impl_clear(&state->impl_keywords_version);
     state->impl_n_types = 0;
     for (int i = 0; i < CAI_IMPL_TYPE_SLOTS; i++)
         Py_CLEAR(state->impl_types[i].type);
@@ -312,7 +317,7 @@ CAI_API int cai_state_clear(PyObject *module)
 }
 
 /* Take a state out of the list of those that one exchange table has; an empty list leaves the dict. */
-CAI_IMPL_COLD void cai_impl_state_unregister_from(const cai_state_t *state, PyObject *dict, PyObject *key)
+CAI_IMPL void cai_impl_state_unregister_from(const cai_state_t *state, PyObject *dict, PyObject *key)
 {
     PyObject *states;
     if (cai_impl_get_item(dict, key, &states) <= 0)
@@ -328,7 +333,7 @@ CAI_IMPL_COLD void cai_impl_state_unregister_from(const cai_state_t *state, PyOb
 
 /* Take the state out of the interpreter's dict, which is not asked for without need: at the very end that makes a new
  * one. */
-CAI_IMPL_COLD void cai_impl_state_unregister(cai_state_t *state)
+CAI_IMPL void cai_impl_state_unregister(cai_state_t *state)
 {
     PyObject  *dict, *pending;
     Py_ssize_t n;
@@ -540,7 +545,7 @@ CAI_API int cai_register_exceptions(cai_state_t *state, PyObject *module, const 
 }
 
 /* Set `code` and `name` of a CudaCallError. An old exception class without a __dict__ goes without them. */
-CAI_IMPL_COLD int cai_impl_add_cuda_code(cai_state_t *state, PyObject *exception, const cai_error_t *error)
+CAI_IMPL int cai_impl_add_cuda_code(cai_state_t *state, PyObject *exception, const cai_error_t *error)
 {
     PyObject *code = PyLong_FromLong(error->cuda_code);
     PyObject *name = PyUnicode_FromString(error->cuda_name == NULL ? "" : error->cuda_name);
@@ -555,7 +560,7 @@ CAI_IMPL_COLD int cai_impl_add_cuda_code(cai_state_t *state, PyObject *exception
 }
 
 /* A new exception object, or NULL with the exception that came of the attempt. */
-CAI_IMPL_COLD PyObject *cai_impl_new_error(cai_state_t *state, const cai_error_t *error)
+CAI_IMPL PyObject *cai_impl_new_error(cai_state_t *state, const cai_error_t *error)
 {
     PyObject *exception = NULL, *message = PyUnicode_DecodeUTF8(
                                     error->message, CAI_IMPL_CAST(Py_ssize_t, strlen(error->message)), "replace");

@@ -104,7 +104,7 @@ CAI_IMPL_COLD cai_impl_text_t cai_impl_text_begin(char *buffer, size_t size)
 }
 
 /* The bytes of the UTF-8 sequence that begins at `at`; 0 if none does, as at a cut. */
-CAI_IMPL_COLD size_t cai_impl_utf8_length(const char *at)
+CAI_IMPL size_t cai_impl_utf8_length(const char *at)
 {
     const unsigned char first = CAI_IMPL_CAST(unsigned char, at[0]);
     const size_t        length = first < 0x80   ? 1
@@ -121,7 +121,7 @@ CAI_IMPL_COLD size_t cai_impl_utf8_length(const char *at)
 }
 
 /* Make what was quoted from elsewhere one line of UTF-8: control characters become spaces, other bytes question marks. */
-CAI_IMPL_COLD void cai_impl_text_clean(char *at)
+CAI_IMPL void cai_impl_text_clean(char *at)
 {
     while (*at != '\0') {
         const size_t length = cai_impl_utf8_length(at);
@@ -134,7 +134,7 @@ CAI_IMPL_COLD void cai_impl_text_clean(char *at)
 }
 
 /* Where to cut before the end of a buffer, so that no sequence is cut in two. */
-CAI_IMPL_COLD size_t cai_impl_text_cut(const char *buffer, size_t end)
+CAI_IMPL size_t cai_impl_text_cut(const char *buffer, size_t end)
 {
     while (end > 0 && (CAI_IMPL_CAST(unsigned char, buffer[end]) & 0xC0u) == 0x80u)
         end--;
