@@ -69,7 +69,7 @@ CAI_IMPL bool cai_impl_buffer_fill_plain(cai_view_t *view, const Py_buffer *buff
                           !cai_impl_item_shift(buffer->itemsize, &shift)))
         return false;
     cai_impl_view_set_header(view, buffer->buf, cai_impl_device(CAI_DEVICE_CPU, 0), dtype, buffer->ndim);
-    return cai_impl_view_fill_aside(view, buffer->shape, buffer->strides, shift, shift);
+    return cai_impl_view_fill(view, buffer->shape, buffer->strides, shift, shift);
 }
 
 /* The buffer's shape and strides into the view, as they are. A buffer without strides is C-contiguous, and one dimension

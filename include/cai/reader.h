@@ -341,17 +341,11 @@ CAI_IMPL void cai_impl_give_back(cai_view_t *view)
 }
 
 /* Drop a reference that a view holds as void *, since the core floor does not know PyObject. */
-CAI_IMPL_ASIDE void cai_impl_drop_held(void **reference)
+CAI_IMPL void cai_impl_drop(void **reference)
 {
     PyObject *object = CAI_IMPL_CAST(PyObject *, *reference);
     *reference = NULL;
-    Py_DECREF(object);
-}
-
-CAI_IMPL void cai_impl_drop(void **reference)
-{
-    if (*reference != NULL)
-        cai_impl_drop_held(reference);
+    Py_XDECREF(object);
 }
 
 /* A reader that had taken something ends without success. */

@@ -199,7 +199,7 @@ CAI_IMPL_HOT bool cai_impl_view_fill(cai_view_t *view, const int64_t *shape, con
     return true;
 }
 
-/* The same, for all but NumPy's own arrays: once, since calling a producer costs far more than calling this. */
+/* The same where a producer has been called, or a dict walked, which costs far more than one more call: once. */
 CAI_IMPL_ASIDE bool cai_impl_view_fill_aside(cai_view_t *view, const int64_t *shape, const int64_t *strides,
                                              unsigned shift, unsigned item_shift)
 {
