@@ -77,7 +77,7 @@ CAI_IMPL bool cai_impl_buffer_fill_plain(cai_view_t *view, const Py_buffer *buff
 CAI_IMPL_COLD cai_status_t cai_impl_buffer_copy(cai_view_t *view, const Py_buffer *buffer, cai_error_t *error)
 {
     cai_dtype_t  dtype;
-    cai_status_t status = cai_dtype_from_format(buffer->format, buffer->itemsize, &dtype, error);
+    cai_status_t status = cai_impl_format_read(buffer->format, buffer->itemsize, &dtype, error);
     if (CAI_IMPL_LIKELY(status == CAI_OK))
         status = cai_impl_buffer_check(buffer, error);
     if (CAI_IMPL_LIKELY(status == CAI_OK))
@@ -111,7 +111,7 @@ CAI_IMPL cai_impl_result_t cai_impl_buffer_fill(const cai_impl_reader_t *reader,
 
 /* Host code fills a buffer before it hands it over, so no stream is involved; what CUDA still does to pinned memory is
  * not known. */
-CAI_IMPL cai_impl_result_t cai_impl_buffer_read(const cai_impl_reader_t *reader)
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_buffer_read(const cai_impl_reader_t *reader)
 {
     cai_view_t       *view = reader->view;
     Py_buffer        *buffer = cai_impl_view_buffer(view);

@@ -49,10 +49,13 @@
 /** The result of the function tells of a failure and must be looked at. */
 #define CAI_NODISCARD __attribute__((warn_unused_result))
 
-/* Private functions: the hot ones, and those of the failure path, which are kept out of line so that the hot path
- * stays small (measured: up to 9 % of an acquire). */
+/* Private functions: the ordinary ones, and those that are made for size and kept out of line, so that the hot path stays
+ * small (measured: up to 9 % of an acquire). Those are the failure path, and what costs nothing beside what it calls. */
 #define CAI_IMPL      static inline __attribute__((unused))
 #define CAI_IMPL_COLD static __attribute__((cold, noinline, unused))
+
+/* On the declaration of a public function: the same for its body and for the branches that call it. */
+#define CAI_IMPL_SELDOM __attribute__((cold))
 
 /* The few that every acquire of an ordinary array runs through, made one piece (measured: a call costs as much as what it
  * does); and what is beside them, which would make that piece large. */

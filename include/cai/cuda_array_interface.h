@@ -34,22 +34,26 @@ CAI_API PyObject *cai_cuda_array_interface_export(cai_state_t *state, cai_array_
  */
 CAI_API PyObject *cai_array_interface_export(cai_state_t *state, cai_array_t *array);
 
-/* The fields of one dict: new references, NULL where the key is absent. */
+/* `shape`, `typestr`, `data`, `version`, `strides`, `stream`, `mask`, `descr`. */
+#define CAI_IMPL_INTERFACE_FIELDS 8
+CAI_IMPL_STATIC_ASSERT(CAI_IMPL_NAME_DESCR - CAI_IMPL_NAME_SHAPE == CAI_IMPL_INTERFACE_FIELDS - 1,
+                       "the fields' names lie side by side in the state");
+
+/* The fields of one dict, in the order of their names in the state: new references, NULL where the key is absent. */
 typedef struct cai_impl_interface {
-    PyObject *shape, *typestr, *data, *version, *strides, *stream, *mask, *descr;
+    PyObject *fields[CAI_IMPL_INTERFACE_FIELDS];
     int64_t   number; /* the version as a number, 0 where it is absent */
 } cai_impl_interface_t;
 
+CAI_IMPL PyObject *cai_impl_interface_field(const cai_impl_interface_t *interface, cai_impl_name_t name)
+{
+    return interface->fields[name - CAI_IMPL_NAME_SHAPE];
+}
+
 CAI_IMPL void cai_impl_interface_clear(cai_impl_interface_t *interface)
 {
-    Py_CLEAR(interface->shape);
-    Py_CLEAR(interface->typestr);
-    Py_CLEAR(interface->data);
-    Py_CLEAR(interface->version);
-    Py_CLEAR(interface->strides);
-    Py_CLEAR(interface->stream);
-    Py_CLEAR(interface->mask);
-    Py_CLEAR(interface->descr);
+    for (int i = 0; i < CAI_IMPL_INTERFACE_FIELDS; i++)
+        Py_CLEAR(interface->fields[i]);
 }
 
 /* A field that is missing, or that has the wrong form. */
@@ -66,28 +70,17 @@ CAI_IMPL_COLD CAI_IMPL_PRINTF(3, 4) cai_impl_result_t
 
 /* --------------------------------------------------------------------------------------- fetching the fields ---- */
 
-CAI_IMPL bool cai_impl_interface_get(const cai_impl_reader_t *reader, PyObject *dict, cai_impl_name_t name,
-                                     PyObject **value)
-{
-    if (cai_impl_get_item(dict, cai_impl_name(reader->state, name), value) < 0)
-        return false;
-    if (*value == Py_None)
-        Py_CLEAR(*value);
-    return true;
-}
-
 /* Every field, None counting as absent; false with an exception. */
 CAI_IMPL bool cai_impl_interface_get_all(const cai_impl_reader_t *reader, PyObject *dict,
                                          cai_impl_interface_t *interface)
 {
-    return cai_impl_interface_get(reader, dict, CAI_IMPL_NAME_SHAPE, &interface->shape) &&
-           cai_impl_interface_get(reader, dict, CAI_IMPL_NAME_TYPESTR, &interface->typestr) &&
-           cai_impl_interface_get(reader, dict, CAI_IMPL_NAME_DATA, &interface->data) &&
-           cai_impl_interface_get(reader, dict, CAI_IMPL_NAME_VERSION, &interface->version) &&
-           cai_impl_interface_get(reader, dict, CAI_IMPL_NAME_STRIDES, &interface->strides) &&
-           cai_impl_interface_get(reader, dict, CAI_IMPL_NAME_STREAM, &interface->stream) &&
-           cai_impl_interface_get(reader, dict, CAI_IMPL_NAME_MASK, &interface->mask) &&
-           cai_impl_interface_get(reader, dict, CAI_IMPL_NAME_DESCR, &interface->descr);
+    for (int i = 0; i < CAI_IMPL_INTERFACE_FIELDS; i++) {
+        if (cai_impl_get_item(dict, reader->state->impl_names[CAI_IMPL_NAME_SHAPE + i], &interface->fields[i]) < 0)
+            return false;
+        if (interface->fields[i] == Py_None)
+            Py_CLEAR(interface->fields[i]);
+    }
+    return true;
 }
 
 /* A missing version is 0, as the first producers had it. */
@@ -97,7 +90,8 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_read_version(const cai_impl_reader
     const bool exactly_3 = reader->request->protocols != 0 &&
                            (reader->request->protocols & CAI_VIA_CUDA_ARRAY_INTERFACE) == 0;
     interface->number = 0;
-    if (interface->version != NULL && !cai_impl_read_int64(interface->version, &interface->number))
+    if (cai_impl_interface_field(interface, CAI_IMPL_NAME_VERSION) != NULL &&
+        !cai_impl_read_int64(cai_impl_interface_field(interface, CAI_IMPL_NAME_VERSION), &interface->number))
         return cai_impl_interface_refuse(reader, CAI_ERROR_INVALID_VERSION, "'version' must be an integer");
     if (interface->number < 0 || (exactly_3 && interface->number != 3))
         return cai_impl_interface_refuse(reader, CAI_ERROR_INVALID_VERSION,
@@ -126,7 +120,7 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_open(const cai_impl_reader_t *read
 }
 
 /* Fetch the attribute: a new reference in `dict`. An attribute of None counts as absent. */
-CAI_IMPL cai_impl_result_t cai_impl_interface_fetch(const cai_impl_reader_t *reader, PyObject **dict)
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_interface_fetch(const cai_impl_reader_t *reader, PyObject **dict)
 {
     *dict = NULL;
     if (!cai_impl_allows(reader->request, CAI_VIA_CUDA_ARRAY_INTERFACE | CAI_VIA_CUDA_ARRAY_INTERFACE_3))
@@ -142,13 +136,13 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_fetch(const cai_impl_reader_t *rea
 /* Whether the dict says how it is ordered: by a stream, or by a version in which no stream means that none is needed. */
 CAI_IMPL bool cai_impl_interface_tells_order(const cai_impl_interface_t *interface)
 {
-    return interface->number >= 3 || interface->stream != NULL;
+    return interface->number >= 3 || cai_impl_interface_field(interface, CAI_IMPL_NAME_STREAM) != NULL;
 }
 
 /* ---------------------------------------------------------------------------------------- reading the fields ---- */
 
 /* A tuple or list as a tuple: a new reference, or NULL with an exception. */
-CAI_IMPL PyObject *cai_impl_interface_tuple(PyObject *object)
+CAI_IMPL_COLD PyObject *cai_impl_interface_tuple(PyObject *object)
 {
     if (CAI_IMPL_LIKELY(PyTuple_Check(object)))
         return Py_NewRef(object);
@@ -162,14 +156,17 @@ CAI_IMPL PyObject *cai_impl_interface_tuple(PyObject *object)
 CAI_IMPL cai_impl_result_t cai_impl_interface_read_data(const cai_impl_reader_t    *reader,
                                                         const cai_impl_interface_t *interface, uint64_t *address)
 {
-    PyObject *pair = interface->data == NULL ? NULL : cai_impl_interface_tuple(interface->data);
+    PyObject *pair = cai_impl_interface_field(interface, CAI_IMPL_NAME_DATA) == NULL
+                         ? NULL
+                         : cai_impl_interface_tuple(cai_impl_interface_field(interface, CAI_IMPL_NAME_DATA));
     int       readonly = -1;
     *address = 0;
     if (pair == NULL || cai_impl_tuple_size(pair) != 2) {
         Py_XDECREF(pair);
         return cai_impl_interface_refuse(reader, CAI_ERROR_INCOMPLETE_INTERFACE,
-                                         interface->data == NULL ? "'data' is missing"
-                                                                 : "'data' must be a pair (address, read-only)");
+                                         cai_impl_interface_field(interface, CAI_IMPL_NAME_DATA) == NULL
+                                             ? "'data' is missing"
+                                             : "'data' must be a pair (address, read-only)");
     }
     if (cai_impl_tuple_item(pair, 0) == Py_None || cai_impl_read_uint64(cai_impl_tuple_item(pair, 0), address))
         readonly = PyObject_IsTrue(cai_impl_tuple_item(pair, 1));
@@ -187,20 +184,22 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_read_dtype(const cai_impl_reader_t
     Py_ssize_t  length;
     const char *text;
     cai_error_t error;
-    if (interface->typestr == NULL || !PyUnicode_Check(interface->typestr))
+    if (cai_impl_interface_field(interface, CAI_IMPL_NAME_TYPESTR) == NULL ||
+        !PyUnicode_Check(cai_impl_interface_field(interface, CAI_IMPL_NAME_TYPESTR)))
         return cai_impl_interface_refuse(reader, CAI_ERROR_INCOMPLETE_INTERFACE,
-                                         interface->typestr == NULL ? "'typestr' is missing"
-                                                                    : "'typestr' must be a str");
-    text = PyUnicode_AsUTF8AndSize(interface->typestr, &length);
+                                         cai_impl_interface_field(interface, CAI_IMPL_NAME_TYPESTR) == NULL
+                                             ? "'typestr' is missing"
+                                             : "'typestr' must be a str");
+    text = PyUnicode_AsUTF8AndSize(cai_impl_interface_field(interface, CAI_IMPL_NAME_TYPESTR), &length);
     if (text == NULL)
         return cai_impl_interface_refuse(reader, CAI_ERROR_INVALID_TYPESTR, "'typestr' does not parse");
-    if (cai_dtype_from_typestr(text, CAI_IMPL_CAST(size_t, length), dtype, &error) != CAI_OK)
+    if (cai_impl_typestr_read(text, CAI_IMPL_CAST(size_t, length), dtype, &error) != CAI_OK)
         return cai_impl_refuse(reader, CAI_VIA_CUDA_ARRAY_INTERFACE, CAI_IMPL_UNREADABLE, &error);
     return CAI_IMPL_READ;
 }
 
 /* Read the integers of a tuple into `values`, of which there are `n`; the index of the first bad one, or n. */
-CAI_IMPL Py_ssize_t cai_impl_read_integers(PyObject *tuple, int64_t *values, Py_ssize_t n)
+CAI_IMPL_COLD Py_ssize_t cai_impl_read_integers(PyObject *tuple, int64_t *values, Py_ssize_t n)
 {
     for (Py_ssize_t i = 0; i < n; i++) {
         if (CAI_IMPL_UNLIKELY(!cai_impl_read_int64(cai_impl_tuple_item(tuple, i), &values[i])))
@@ -214,13 +213,16 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_read_shape(const cai_impl_reader_t
                                                          cai_dtype_t dtype)
 {
     cai_view_t *view = reader->view;
-    PyObject   *shape = interface->shape == NULL ? NULL : cai_impl_interface_tuple(interface->shape);
+    PyObject   *shape = cai_impl_interface_field(interface, CAI_IMPL_NAME_SHAPE) == NULL
+                            ? NULL
+                            : cai_impl_interface_tuple(cai_impl_interface_field(interface, CAI_IMPL_NAME_SHAPE));
     Py_ssize_t  ndim, read;
     cai_error_t error;
     if (shape == NULL)
         return cai_impl_interface_refuse(reader, CAI_ERROR_INCOMPLETE_INTERFACE,
-                                         interface->shape == NULL ? "'shape' is missing"
-                                                                  : "'shape' must be a tuple of integers");
+                                         cai_impl_interface_field(interface, CAI_IMPL_NAME_SHAPE) == NULL
+                                             ? "'shape' is missing"
+                                             : "'shape' must be a tuple of integers");
     ndim = cai_impl_tuple_size(shape);
     if (cai_impl_view_start(view, CAI_IMPL_BITS(void *, address), cai_impl_device(CAI_DEVICE_CUDA, -1), dtype, ndim,
                             &error) != CAI_OK) {
@@ -261,11 +263,11 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_read_strides(const cai_impl_reader
     cai_view_t       *view = reader->view;
     PyObject         *strides;
     cai_impl_result_t result;
-    if (interface->strides == NULL) {
+    if (cai_impl_interface_field(interface, CAI_IMPL_NAME_STRIDES) == NULL) {
         cai_c_contiguous_strides(view->tensor.ndim, view->impl_shape, view->impl_strides);
         return CAI_IMPL_READ;
     }
-    strides = cai_impl_interface_tuple(interface->strides);
+    strides = cai_impl_interface_tuple(cai_impl_interface_field(interface, CAI_IMPL_NAME_STRIDES));
     if (strides == NULL)
         return cai_impl_interface_refuse(reader, CAI_ERROR_INVALID_STRIDES,
                                          "'strides' must be None or a tuple of integers");
@@ -278,18 +280,19 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_read_strides(const cai_impl_reader
 CAI_IMPL cai_impl_result_t cai_impl_interface_read_mask(const cai_impl_reader_t    *reader,
                                                         const cai_impl_interface_t *interface)
 {
-    if (interface->mask != NULL && (reader->request->require & CAI_MASK_OK) == 0)
+    if (cai_impl_interface_field(interface, CAI_IMPL_NAME_MASK) != NULL &&
+        (reader->request->require & CAI_MASK_OK) == 0)
         return cai_impl_refuse_with(reader, CAI_VIA_CUDA_ARRAY_INTERFACE, CAI_IMPL_REFUSED, CAI_ERROR_MASKED_ARRAY,
                                     "expected an array without a mask; got one with a mask");
-    reader->view->impl_mask = Py_XNewRef(interface->mask);
+    reader->view->impl_mask = Py_XNewRef(cai_impl_interface_field(interface, CAI_IMPL_NAME_MASK));
     if (reader->view->tensor.dtype.code == CAI_CODE_OPAQUE)
-        reader->view->impl_descr = Py_XNewRef(interface->descr);
+        reader->view->impl_descr = Py_XNewRef(cai_impl_interface_field(interface, CAI_IMPL_NAME_DESCR));
     return CAI_IMPL_READ;
 }
 
 /* The memory that the address lies in. Without elements there is nothing to ask about: the current device then. Memory
  * that CUDA does not know is host memory, and has to be wanted as such. */
-CAI_IMPL cai_impl_result_t cai_impl_interface_find_device(const cai_impl_reader_t *reader)
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_interface_find_device(const cai_impl_reader_t *reader)
 {
     cai_tensor_t *tensor = &reader->view->tensor;
     cai_error_t   error;
@@ -311,12 +314,12 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_set_stream(const cai_impl_reader_t
                                                          const cai_impl_interface_t *interface)
 {
     uint64_t handle;
-    if (interface->stream == NULL) {
+    if (cai_impl_interface_field(interface, CAI_IMPL_NAME_STREAM) == NULL) {
         cai_impl_set_source(reader->view, interface->number >= 3 ? CAI_IMPL_SOURCE_READY : CAI_IMPL_SOURCE_SILENT,
                             CAI_STREAM_LEGACY);
         return CAI_IMPL_READ;
     }
-    if (!cai_impl_read_uint64(interface->stream, &handle))
+    if (!cai_impl_read_uint64(cai_impl_interface_field(interface, CAI_IMPL_NAME_STREAM), &handle))
         return cai_impl_interface_refuse(reader, CAI_ERROR_INVALID_STREAM,
                                          "'stream' must be None or an integer from 1 to 64 bits without sign");
     cai_impl_set_source(reader->view, CAI_IMPL_SOURCE_STREAM, cai_stream_from_handle(handle));
@@ -362,15 +365,10 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_interface_read_any(const cai_impl_reade
 
 /* -------------------------------------------------------------------------------------- a dict of plain objects --- */
 
-/* `shape`, `typestr`, `data`, `version`, `strides`, `stream`, `mask`, `descr`. */
-#define CAI_IMPL_PLAIN_FIELDS 8
-CAI_IMPL_STATIC_ASSERT(CAI_IMPL_NAME_DESCR - CAI_IMPL_NAME_SHAPE == 7,
-                       "the fields' names lie side by side in the state");
-
 /* The fields of such a dict, in the order of their names in the state: borrowed, NULL where the key is absent or the value
  * None. Valid until Python code may run. */
 typedef struct cai_impl_plain_interface {
-    PyObject *fields[CAI_IMPL_PLAIN_FIELDS];
+    PyObject *fields[CAI_IMPL_INTERFACE_FIELDS];
     uint64_t  address;
     int64_t   version, stream; /* a stream of -1: none */
     bool      readonly;
@@ -388,7 +386,7 @@ CAI_IMPL int cai_impl_plain_key_of_four(PyObject *const *names, const PyObject *
     return key == names[0] ? 0 : key == names[1] ? 1 : key == names[2] ? 2 : key == names[3] ? 3 : 4;
 }
 
-/* Which field a key is; CAI_IMPL_PLAIN_FIELDS for none. */
+/* Which field a key is; CAI_IMPL_INTERFACE_FIELDS for none. */
 CAI_IMPL int cai_impl_plain_key(PyObject *const *names, const PyObject *key)
 {
     const int field = cai_impl_plain_key_of_four(names, key);
@@ -400,11 +398,11 @@ CAI_IMPL bool cai_impl_plain_walk(const cai_state_t *state, PyObject *dict, cai_
 {
     PyObject  *key, *value;
     Py_ssize_t at = 0;
-    for (int i = 0; i < CAI_IMPL_PLAIN_FIELDS; i++)
+    for (int i = 0; i < CAI_IMPL_INTERFACE_FIELDS; i++)
         plain->fields[i] = NULL;
     while (PyDict_Next(dict, &at, &key, &value)) {
         const int field = cai_impl_plain_key(&state->impl_names[CAI_IMPL_NAME_SHAPE], key);
-        if (CAI_IMPL_UNLIKELY(field == CAI_IMPL_PLAIN_FIELDS))
+        if (CAI_IMPL_UNLIKELY(field == CAI_IMPL_INTERFACE_FIELDS))
             return false;
         plain->fields[field] = value == Py_None ? NULL : value;
     }
@@ -417,7 +415,7 @@ CAI_IMPL bool cai_impl_plain_integer(PyObject *object, int64_t *value)
 }
 
 /* The integers of an exact tuple of `n`; false if it is none. */
-CAI_IMPL bool cai_impl_plain_integers(PyObject *tuple, int64_t *values, Py_ssize_t n)
+CAI_IMPL_ASIDE bool cai_impl_plain_integers(PyObject *tuple, int64_t *values, Py_ssize_t n)
 {
     if (CAI_IMPL_UNLIKELY(!PyTuple_CheckExact(tuple) || cai_impl_tuple_size(tuple) != n))
         return false;
@@ -493,7 +491,7 @@ CAI_IMPL bool cai_impl_plain_fill(const cai_impl_reader_t *reader, cai_impl_plai
                              CAI_IMPL_CAST(int32_t, ndim));
     view->flags = plain->readonly ? CAI_READONLY : 0;
     return cai_impl_item_shift(dtype.bits / 8, &shift) &&
-           cai_impl_view_fill(view, view->impl_shape, strides == NULL ? NULL : plain->strides, shift, shift);
+           cai_impl_view_fill_aside(view, view->impl_shape, strides == NULL ? NULL : plain->strides, shift, shift);
 }
 
 /* What is left once the view is filled. */
@@ -506,12 +504,11 @@ CAI_IMPL cai_impl_result_t cai_impl_plain_finish(const cai_impl_reader_t        
         result = cai_impl_settle_found(reader, CAI_VIA_CUDA_ARRAY_INTERFACE);
     if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
         return cai_impl_abandon(view, result);
-    if (plain->stream >= 0)
-        cai_impl_set_source(view, CAI_IMPL_SOURCE_STREAM,
-                            cai_stream_from_handle(CAI_IMPL_CAST(uint64_t, plain->stream)));
-    else
-        cai_impl_set_source(view, plain->version >= 3 ? CAI_IMPL_SOURCE_READY : CAI_IMPL_SOURCE_SILENT,
-                            CAI_STREAM_LEGACY);
+    cai_impl_set_source(view,
+                        plain->stream >= 0    ? CAI_IMPL_SOURCE_STREAM
+                        : plain->version >= 3 ? CAI_IMPL_SOURCE_READY
+                                              : CAI_IMPL_SOURCE_SILENT,
+                        plain->stream > 0 ? CAI_IMPL_BITS(cai_stream_t, plain->stream) : CAI_STREAM_LEGACY);
     cai_impl_mark_ready(view);
     return CAI_IMPL_READ;
 }

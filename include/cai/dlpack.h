@@ -110,8 +110,8 @@ CAI_IMPL cai_impl_result_t cai_impl_dlpack_take(const cai_impl_reader_t *reader,
 }
 
 /* Fill the view from a capsule, whose producer has ordered its work before `stream` (ORDERED) or nowhere known. */
-CAI_IMPL cai_impl_result_t cai_impl_dlpack_fill(const cai_impl_reader_t *reader, PyObject *capsule,
-                                                cai_impl_source_t source, cai_stream_t stream)
+CAI_IMPL_COLD cai_impl_result_t cai_impl_dlpack_fill(const cai_impl_reader_t *reader, PyObject *capsule,
+                                                     cai_impl_source_t source, cai_stream_t stream)
 {
     cai_impl_result_t result = cai_impl_dlpack_take(reader, capsule);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
@@ -124,7 +124,7 @@ CAI_IMPL cai_impl_result_t cai_impl_dlpack_fill(const cai_impl_reader_t *reader,
 
 /* A DLPack capsule passed as the argument. Nobody could tell its producer a stream: legacy is what its maker orders
  * before when he is not told otherwise. */
-CAI_IMPL cai_impl_result_t cai_impl_dlpack_read_capsule(const cai_impl_reader_t *reader)
+CAI_IMPL_COLD cai_impl_result_t cai_impl_dlpack_read_capsule(const cai_impl_reader_t *reader)
 {
     if (!cai_impl_allows(reader->request, CAI_VIA_DLPACK))
         return CAI_IMPL_ABSENT;
@@ -204,8 +204,8 @@ CAI_IMPL cai_impl_dlpack_question_t cai_impl_dlpack_prepare(cai_order_mode_t mod
 }
 
 /* A producer's order on a stream that captures would break the capture: refused before it is asked. */
-CAI_IMPL cai_impl_result_t cai_impl_dlpack_check_capture(const cai_impl_reader_t *reader, cai_device_t device,
-                                                         const cai_impl_dlpack_question_t *question)
+CAI_IMPL_COLD cai_impl_result_t cai_impl_dlpack_check_capture(const cai_impl_reader_t *reader, cai_device_t device,
+                                                              const cai_impl_dlpack_question_t *question)
 {
     bool               capturing = false;
     cai_error_t        error;
@@ -357,7 +357,7 @@ CAI_IMPL cai_impl_result_t cai_impl_dlpack_read_with(const cai_impl_reader_t *re
 }
 
 /* Read an object by __dlpack__, for work on stream `consumer` (of cai_order_wait and cai_order_adopt). */
-CAI_IMPL cai_impl_result_t cai_impl_dlpack_read(const cai_impl_reader_t *reader, cai_stream_t consumer)
+CAI_IMPL_COLD cai_impl_result_t cai_impl_dlpack_read(const cai_impl_reader_t *reader, cai_stream_t consumer)
 {
     cai_device_t      device = cai_impl_device(0, -1);
     PyObject         *method;

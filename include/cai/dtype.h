@@ -15,7 +15,7 @@
 #include <cai/dlpack_abi.h>
 #include <cai/status.h>
 
-/* X(NAME, name, code, bits, typestr without byte order, buffer format). NULL where there is no honest spelling: NumPy
+/* X(NAME, name, code, bits, typestr without byte order, buffer format). Empty where there is no honest spelling: NumPy
  * has no letters for these types, and what is seen in the wild ("<V2", "<f1") means something else as well. */
 #define CAI_DTYPE_LIST(X)                                                                                              \
     X(BOOL, bool, CAI_CODE_BOOL, 8, "b1", "?")                                                                         \
@@ -32,24 +32,24 @@
     X(FLOAT64, float64, CAI_CODE_FLOAT, 64, "f8", "d")                                                                 \
     X(COMPLEX64, complex64, CAI_CODE_COMPLEX, 64, "c8", "Zf")                                                          \
     X(COMPLEX128, complex128, CAI_CODE_COMPLEX, 128, "c16", "Zd")                                                      \
-    X(COMPLEX32, complex32, CAI_CODE_COMPLEX, 32, NULL, NULL)                                                          \
-    X(BFLOAT16, bfloat16, CAI_CODE_BFLOAT, 16, NULL, NULL)                                                             \
-    X(BCOMPLEX32, bcomplex32, CAI_CODE_BCOMPLEX, 32, NULL, NULL)                                                       \
-    X(FLOAT8_E3M4, float8_e3m4, CAI_CODE_FLOAT8_E3M4, 8, NULL, NULL)                                                   \
-    X(FLOAT8_E4M3, float8_e4m3, CAI_CODE_FLOAT8_E4M3, 8, NULL, NULL)                                                   \
-    X(FLOAT8_E4M3B11FNUZ, float8_e4m3b11fnuz, CAI_CODE_FLOAT8_E4M3B11FNUZ, 8, NULL, NULL)                              \
-    X(FLOAT8_E4M3FN, float8_e4m3fn, CAI_CODE_FLOAT8_E4M3FN, 8, NULL, NULL)                                             \
-    X(FLOAT8_E4M3FNUZ, float8_e4m3fnuz, CAI_CODE_FLOAT8_E4M3FNUZ, 8, NULL, NULL)                                       \
-    X(FLOAT8_E5M2, float8_e5m2, CAI_CODE_FLOAT8_E5M2, 8, NULL, NULL)                                                   \
-    X(FLOAT8_E5M2FNUZ, float8_e5m2fnuz, CAI_CODE_FLOAT8_E5M2FNUZ, 8, NULL, NULL)                                       \
-    X(FLOAT8_E8M0FNU, float8_e8m0fnu, CAI_CODE_FLOAT8_E8M0FNU, 8, NULL, NULL)                                          \
-    X(FLOAT6_E2M3FN, float6_e2m3fn, CAI_CODE_FLOAT6_E2M3FN, 6, NULL, NULL)                                             \
-    X(FLOAT6_E3M2FN, float6_e3m2fn, CAI_CODE_FLOAT6_E3M2FN, 6, NULL, NULL)                                             \
-    X(FLOAT4_E2M1FN, float4_e2m1fn, CAI_CODE_FLOAT4_E2M1FN, 4, NULL, NULL)                                             \
-    X(INT4, int4, CAI_CODE_INT, 4, NULL, NULL)                                                                         \
-    X(UINT4, uint4, CAI_CODE_UINT, 4, NULL, NULL)                                                                      \
-    X(INT2, int2, CAI_CODE_INT, 2, NULL, NULL)                                                                         \
-    X(UINT2, uint2, CAI_CODE_UINT, 2, NULL, NULL)
+    X(COMPLEX32, complex32, CAI_CODE_COMPLEX, 32, "", "")                                                              \
+    X(BFLOAT16, bfloat16, CAI_CODE_BFLOAT, 16, "", "")                                                                 \
+    X(BCOMPLEX32, bcomplex32, CAI_CODE_BCOMPLEX, 32, "", "")                                                           \
+    X(FLOAT8_E3M4, float8_e3m4, CAI_CODE_FLOAT8_E3M4, 8, "", "")                                                       \
+    X(FLOAT8_E4M3, float8_e4m3, CAI_CODE_FLOAT8_E4M3, 8, "", "")                                                       \
+    X(FLOAT8_E4M3B11FNUZ, float8_e4m3b11fnuz, CAI_CODE_FLOAT8_E4M3B11FNUZ, 8, "", "")                                  \
+    X(FLOAT8_E4M3FN, float8_e4m3fn, CAI_CODE_FLOAT8_E4M3FN, 8, "", "")                                                 \
+    X(FLOAT8_E4M3FNUZ, float8_e4m3fnuz, CAI_CODE_FLOAT8_E4M3FNUZ, 8, "", "")                                           \
+    X(FLOAT8_E5M2, float8_e5m2, CAI_CODE_FLOAT8_E5M2, 8, "", "")                                                       \
+    X(FLOAT8_E5M2FNUZ, float8_e5m2fnuz, CAI_CODE_FLOAT8_E5M2FNUZ, 8, "", "")                                           \
+    X(FLOAT8_E8M0FNU, float8_e8m0fnu, CAI_CODE_FLOAT8_E8M0FNU, 8, "", "")                                              \
+    X(FLOAT6_E2M3FN, float6_e2m3fn, CAI_CODE_FLOAT6_E2M3FN, 6, "", "")                                                 \
+    X(FLOAT6_E3M2FN, float6_e3m2fn, CAI_CODE_FLOAT6_E3M2FN, 6, "", "")                                                 \
+    X(FLOAT4_E2M1FN, float4_e2m1fn, CAI_CODE_FLOAT4_E2M1FN, 4, "", "")                                                 \
+    X(INT4, int4, CAI_CODE_INT, 4, "", "")                                                                             \
+    X(UINT4, uint4, CAI_CODE_UINT, 4, "", "")                                                                          \
+    X(INT2, int2, CAI_CODE_INT, 2, "", "")                                                                             \
+    X(UINT2, uint2, CAI_CODE_UINT, 2, "", "")
 
 /* Initialisers, for `.dtype = CAI_FLOAT32` and for tables. */
 #define CAI_BOOL               {CAI_CODE_BOOL, 8, 1}
@@ -113,7 +113,7 @@ CAI_API int64_t cai_dtype_alignment(cai_dtype_t dtype);
  * Write the dtype's name ("float32", "float32x4", "V16" for opaque items, "code 99, 8 bits, 1 lanes" for unknown ones)
  * into `name`, CAI_DTYPE_NAME_SIZE bytes. Returns `name`.
  */
-CAI_API const char *cai_dtype_name(cai_dtype_t dtype, char *name);
+CAI_API const char *cai_dtype_name(cai_dtype_t dtype, char *name) CAI_IMPL_SELDOM;
 /** Read a name as cai_dtype_name writes it. UNKNOWN_DTYPE with the name otherwise. */
 CAI_API CAI_NODISCARD cai_status_t cai_dtype_from_name(const char *name, cai_dtype_t *dtype, cai_error_t *error);
 
@@ -168,12 +168,13 @@ CAI_API cai_dtype_t cai_opaque(uint16_t bytes)
     return cai_impl_dtype(CAI_CODE_OPAQUE, 8, bytes);
 }
 
+/* The texts lie in the row itself: each pointer would cost the loader a relocation. */
 typedef struct cai_impl_dtype_row {
-    const char *name, *typestr, *format;
+    char        name[20], typestr[4], format[4];
     cai_dtype_t dtype;
 } cai_impl_dtype_row_t;
 
-CAI_IMPL_COLD const cai_impl_dtype_row_t *cai_impl_dtype_rows(size_t *count)
+CAI_IMPL const cai_impl_dtype_row_t *cai_impl_dtype_rows(size_t *count)
 {
     static const cai_impl_dtype_row_t rows[] = {
 #define CAI_IMPL_DTYPE_ROW(NAME, name, code, bits, typestr, format) {#name, typestr, format, {code, bits, 1}},
@@ -324,7 +325,7 @@ CAI_API cai_status_t cai_dtype_to_typestr(cai_dtype_t dtype, char *typestr, cai_
         snprintf(typestr, CAI_TYPESTR_SIZE, "|V%u", dtype.lanes);
         return CAI_OK;
     }
-    if (row == NULL || row->typestr == NULL || dtype.lanes != 1)
+    if (row == NULL || row->typestr[0] == '\0' || dtype.lanes != 1)
         return cai_impl_dtype_has_no(dtype, "typestr", error);
     typestr[0] = dtype.bits == 8 ? '|' : CAI_IMPL_NATIVE_ORDER;
     memcpy(typestr + 1, row->typestr, strlen(row->typestr) + 1); /* printing it takes ten times as long */
@@ -430,37 +431,36 @@ CAI_API cai_status_t cai_dtype_from_typestr(const char *typestr, size_t length, 
 CAI_API const char *cai_dtype_to_format(cai_dtype_t dtype, cai_error_t *error)
 {
     const cai_impl_dtype_row_t *row = cai_impl_dtype_find(dtype);
-    if (row != NULL && row->format != NULL && dtype.lanes == 1)
+    if (row != NULL && row->format[0] != '\0' && dtype.lanes == 1)
         return row->format;
     (void)cai_impl_dtype_has_no(dtype, "buffer format", error);
     return NULL;
 }
 
-/* The dtype of one struct letter; `standard` sizes follow the byte orders < > = !, native ones @ and none. Lanes of 0
- * mean that the letter has no dtype here. */
-CAI_IMPL cai_dtype_t cai_impl_format_letter(char letter, bool standard)
+/* The dtype of one struct letter in native size. Lanes of 0 mean that the letter has no dtype here. */
+CAI_IMPL cai_dtype_t cai_impl_format_native(char letter)
 {
-    switch (letter) {
-    case 'f': return cai_float32();
-    case 'd': return cai_float64();
-    case 'i': return cai_int32();
-    case 'l': return standard ? cai_int32() : cai_int64();
-    case 'q': return cai_int64();
-    case 'n': return standard ? cai_impl_dtype(0, 0, 0) : cai_int64();
-    case 'B': return cai_uint8();
-    case 'b': return cai_int8();
-    case '?': return cai_bool();
-    case 'h': return cai_int16();
-    case 'H': return cai_uint16();
-    case 'I': return cai_uint32();
-    case 'L': return standard ? cai_uint32() : cai_uint64();
-    case 'Q': return cai_uint64();
-    case 'N': return standard ? cai_impl_dtype(0, 0, 0) : cai_uint64();
-    case 'e': return cai_float16();
-    case 'F': return cai_complex64();
-    case 'D': return cai_complex128();
-    default: return cai_impl_dtype(0, 0, 0);
-    }
+    static const cai_dtype_t native['q' - '?' + 1] = {
+        CAI_BOOL,  {0, 0, 0},  {0, 0, 0},  CAI_UINT8, {0, 0, 0}, CAI_COMPLEX128, {0, 0, 0},   CAI_COMPLEX64, /* ? - F */
+        {0, 0, 0}, CAI_UINT16, CAI_UINT32, {0, 0, 0}, {0, 0, 0}, CAI_UINT64,     {0, 0, 0},   CAI_UINT64,    /* G - N */
+        {0, 0, 0}, {0, 0, 0},  CAI_UINT64, {0, 0, 0}, {0, 0, 0}, {0, 0, 0},      {0, 0, 0},   {0, 0, 0},     /* O - V */
+        {0, 0, 0}, {0, 0, 0},  {0, 0, 0},  {0, 0, 0}, {0, 0, 0}, {0, 0, 0},      {0, 0, 0},   {0, 0, 0},     /* W - ^ */
+        {0, 0, 0}, {0, 0, 0},  {0, 0, 0},  CAI_INT8,  {0, 0, 0}, CAI_FLOAT64,    CAI_FLOAT16, CAI_FLOAT32,   /* _ - f */
+        {0, 0, 0}, CAI_INT16,  CAI_INT32,  {0, 0, 0}, {0, 0, 0}, CAI_INT64,      {0, 0, 0},   CAI_INT64,     /* g - n */
+        {0, 0, 0}, {0, 0, 0},  CAI_INT64                                                                     /* o - q */
+    };
+    const unsigned index = CAI_IMPL_CAST(unsigned char, letter) - CAI_IMPL_CAST(unsigned, '?');
+    return index < sizeof(native) / sizeof(native[0]) ? native[index] : cai_impl_dtype(0, 0, 0);
+}
+
+/* The same; `standard` sizes follow the byte orders < > = !, native ones @ and none. */
+CAI_IMPL_COLD cai_dtype_t cai_impl_format_letter(char letter, bool standard)
+{
+    if (standard && (letter == 'n' || letter == 'N'))
+        return cai_impl_dtype(0, 0, 0);
+    if (standard && (letter == 'l' || letter == 'L'))
+        return letter == 'l' ? cai_int32() : cai_uint32();
+    return cai_impl_format_native(letter);
 }
 
 CAI_IMPL_COLD cai_status_t cai_impl_format_refused(const char *format, int64_t itemsize, cai_status_t status,
@@ -525,7 +525,7 @@ CAI_IMPL_COLD void cai_impl_format_read_count(cai_impl_format_t *format, cai_imp
 }
 
 /* "(2,3)<": the shape of an item that is an array, and a byte order behind it. False if it does not parse. */
-CAI_IMPL_COLD bool cai_impl_format_read_shape(cai_impl_format_t *format, cai_impl_format_item_t *item)
+CAI_IMPL bool cai_impl_format_read_shape(cai_impl_format_t *format, cai_impl_format_item_t *item)
 {
     if (*format->at != '(')
         return true;
@@ -565,7 +565,7 @@ CAI_IMPL_COLD bool cai_impl_format_read_pointer(cai_impl_format_t *format, bool 
 }
 
 /* A complex number: 'Z' and the letter of its parts. */
-CAI_IMPL_COLD bool cai_impl_format_read_complex(cai_impl_format_t *format, cai_impl_format_item_t *item)
+CAI_IMPL bool cai_impl_format_read_complex(cai_impl_format_t *format, cai_impl_format_item_t *item)
 {
     const char part = *format->at;
     if (part != 'f' && part != 'd' && part != 'g')
@@ -577,7 +577,7 @@ CAI_IMPL_COLD bool cai_impl_format_read_complex(cai_impl_format_t *format, cai_i
 }
 
 /* A letter, or what follows one of those that need more. */
-CAI_IMPL_COLD bool cai_impl_format_read_type(cai_impl_format_t *format, cai_impl_format_item_t *item)
+CAI_IMPL bool cai_impl_format_read_type(cai_impl_format_t *format, cai_impl_format_item_t *item)
 {
     const char letter = *format->at;
     if (letter == '\0')
@@ -597,7 +597,7 @@ CAI_IMPL_COLD bool cai_impl_format_read_type(cai_impl_format_t *format, cai_impl
 }
 
 /* ":position:". */
-CAI_IMPL_COLD bool cai_impl_format_skip_name(cai_impl_format_t *format)
+CAI_IMPL bool cai_impl_format_skip_name(cai_impl_format_t *format)
 {
     const char *end = strchr(format->at + 1, ':');
     if (end != NULL)
@@ -672,7 +672,7 @@ CAI_IMPL_COLD cai_status_t cai_impl_format_read(const char *format, int64_t item
 CAI_API cai_status_t cai_dtype_from_format(const char *format, int64_t itemsize, cai_dtype_t *dtype, cai_error_t *error)
 {
     if (CAI_IMPL_LIKELY(format != NULL && format[0] != '\0' && format[1] == '\0')) {
-        *dtype = cai_impl_format_letter(format[0], false);
+        *dtype = cai_impl_format_native(format[0]);
         if (CAI_IMPL_LIKELY(dtype->lanes != 0 && cai_dtype_itemsize(*dtype) == itemsize))
             return CAI_OK;
     }

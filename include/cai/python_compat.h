@@ -102,7 +102,7 @@ CAI_IMPL bool cai_impl_drop_shared(void *object)
 
 /* Take the exception that is set out of the thread state: normalised, a new reference; NULL if none is set.
  * PyErr_GetRaisedException does it since 3.12. */
-CAI_IMPL PyObject *cai_impl_take_exception(void)
+CAI_IMPL_COLD PyObject *cai_impl_take_exception(void)
 {
 #if CAI_IMPL_PYTHON >= 0x030C0000
     return PyErr_GetRaisedException();
@@ -121,7 +121,7 @@ CAI_IMPL PyObject *cai_impl_take_exception(void)
 }
 
 /* Set an exception again: steals the reference. NULL clears. PyErr_SetRaisedException does it since 3.12. */
-CAI_IMPL void cai_impl_set_exception(PyObject *exception)
+CAI_IMPL_COLD void cai_impl_set_exception(PyObject *exception)
 {
 #if CAI_IMPL_PYTHON >= 0x030C0000
     PyErr_SetRaisedException(exception);

@@ -190,18 +190,23 @@ CAI_IMPL_COLD CAI_IMPL_PRINTF(5, 6) cai_impl_result_t
     return result;
 }
 
-/* An integer field by __index__: false with an exception where it is none or does not fit. A bool is no integer here. */
+/* An integer by __index__: a new reference, or NULL with an exception. A bool is no integer here. */
+CAI_IMPL_COLD PyObject *cai_impl_index(PyObject *object)
+{
+    if (!PyBool_Check(object))
+        return PyNumber_Index(object);
+    PyErr_SetString(PyExc_TypeError, "a bool is no integer here");
+    return NULL;
+}
+
+/* An integer field: false with an exception where it is none or does not fit. */
 CAI_IMPL bool cai_impl_read_int64(PyObject *object, int64_t *value)
 {
     PyObject *index;
     long long number;
     if (CAI_IMPL_LIKELY(PyLong_CheckExact(object)) && cai_impl_exact_int64(object, value))
         return true;
-    if (CAI_IMPL_UNLIKELY(PyBool_Check(object))) {
-        PyErr_SetString(PyExc_TypeError, "a bool is no integer here");
-        return false;
-    }
-    index = PyNumber_Index(object);
+    index = cai_impl_index(object);
     if (index == NULL)
         return false;
     number = PyLong_AsLongLong(index);
@@ -211,15 +216,10 @@ CAI_IMPL bool cai_impl_read_int64(PyObject *object, int64_t *value)
 }
 
 /* The same without a sign: addresses and handles. */
-CAI_IMPL bool cai_impl_read_uint64(PyObject *object, uint64_t *value)
+CAI_IMPL_COLD bool cai_impl_read_uint64(PyObject *object, uint64_t *value)
 {
-    PyObject          *index;
+    PyObject          *index = cai_impl_index(object);
     unsigned long long number;
-    if (CAI_IMPL_UNLIKELY(PyBool_Check(object))) {
-        PyErr_SetString(PyExc_TypeError, "a bool is no integer here");
-        return false;
-    }
-    index = PyNumber_Index(object);
     if (index == NULL)
         return false;
     number = PyLong_AsUnsignedLongLong(index);
@@ -280,18 +280,26 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_refine_device(const cai_impl_reader_t *
     return CAI_IMPL_READ;
 }
 
+/* Raise what the request wished and what came, for a check that gave `status`. */
+CAI_IMPL_COLD void cai_impl_refuse_mismatch(const cai_impl_reader_t *reader, uint32_t protocol,
+                                            const cai_shared_t *shared, cai_status_t status)
+{
+    const cai_view_t *view = reader->view;
+    cai_error_t       error;
+    char              source[256];
+    cai_impl_source_words(reader, protocol, source, sizeof(source));
+    (void)cai_request_explain(reader->request, &view->tensor, view->flags, shared, status, source, &error);
+    (void)cai_raise(reader->state, &error);
+}
+
 CAI_IMPL_COLD cai_impl_result_t cai_impl_refuse_kind(const cai_impl_reader_t *reader, uint32_t protocol,
                                                      cai_status_t status)
 {
     const cai_tensor_t *tensor = &reader->view->tensor;
-    cai_error_t         error;
-    char                source[256];
     /* The wrong memory, and bytes without a meaning, may be this protocol's view of it only. */
     const bool other = status == CAI_ERROR_DEVICE_MISMATCH ||
                        (status == CAI_ERROR_DTYPE_MISMATCH && tensor->dtype.code == CAI_CODE_OPAQUE);
-    cai_impl_source_words(reader, protocol, source, sizeof(source));
-    (void)cai_request_explain(reader->request, tensor, reader->view->flags, NULL, status, source, &error);
-    (void)cai_raise(reader->state, &error);
+    cai_impl_refuse_mismatch(reader, protocol, NULL, status);
     return other ? CAI_IMPL_UNREADABLE : CAI_IMPL_REFUSED;
 }
 
@@ -309,7 +317,7 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_read_mask(const cai_impl_reader_t *read
 
 /* The last step of every reader, once the layout is found: see that the array is of the kind that was asked for. Its form
  * is checked when the arguments before it are known. */
-CAI_IMPL_HOT cai_impl_result_t cai_impl_settle_found(const cai_impl_reader_t *reader, uint32_t protocol)
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_settle_found(const cai_impl_reader_t *reader, uint32_t protocol)
 {
     cai_view_t  *view = reader->view;
     cai_status_t status;
@@ -368,6 +376,13 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_abandon(cai_view_t *view, cai_impl_resu
     return result;
 }
 
+/* The device whose streams 1 and 2 mean for pinned memory; -1 where CUDA does not say. */
+CAI_IMPL_COLD int32_t cai_impl_device_of_pinned(void)
+{
+    int32_t device_id;
+    return cai_current_device(&device_id, NULL) == CAI_OK ? device_id : -1;
+}
+
 /* Note how the producer's work is ordered. Memory without elements has none; pinned memory is seen by host code, and
  * belongs to no device: the streams that 1 and 2 mean are those of the device that is current now. */
 CAI_IMPL_HOT void cai_impl_set_source(cai_view_t *view, cai_impl_source_t source, cai_stream_t producer)
@@ -380,8 +395,8 @@ CAI_IMPL_HOT void cai_impl_set_source(cai_view_t *view, cai_impl_source_t source
     record->pinned = type == CAI_DEVICE_CUDA_HOST && view->size > 0;
     if (type == CAI_DEVICE_CPU)
         return;
-    if (CAI_IMPL_UNLIKELY(record->pinned) && cai_current_device(&record->device_id, NULL) != CAI_OK)
-        record->device_id = -1;
+    if (CAI_IMPL_UNLIKELY(record->pinned))
+        record->device_id = cai_impl_device_of_pinned();
     if (source == CAI_IMPL_SOURCE_STREAM)
         view->flags |= CAI_HAS_STREAM;
     if (source == CAI_IMPL_SOURCE_SILENT || source == CAI_IMPL_SOURCE_ORDERED)
@@ -437,18 +452,15 @@ CAI_IMPL PyObject *cai_impl_strides_as_tuple(const cai_tensor_t *tensor)
     return cai_impl_integers_as_tuple(strides, tensor->ndim);
 }
 
-/* Wait, without the GIL, for the work on an array that host code is about to see. 0, or -1 with an exception. */
-CAI_IMPL int cai_impl_array_wait(cai_state_t *state, const cai_array_t *array)
+/* Wait, without the GIL, for the work on an array's stream. 0, or -1 with an exception. */
+CAI_IMPL_COLD int cai_impl_array_wait_for_stream(cai_state_t *state, const cai_array_t *array)
 {
     const cai_stream_t stream = cai_impl_array_stream(array);
     const int32_t      device_id = cai_impl_array_device(array);
     PyThreadState     *thread;
     cai_error_t        error;
     bool               capturing = false;
-    cai_status_t       status = CAI_OK;
-    if (array->stream == NULL || array->tensor.data == NULL)
-        return 0;
-    status = cai_impl_stream_is_capturing_on(stream, device_id, &capturing, &error);
+    cai_status_t       status = cai_impl_stream_is_capturing_on(stream, device_id, &capturing, &error);
     if (status == CAI_OK && capturing)
         status = cai_error_set(&error, CAI_ERROR_STREAM_CAPTURE,
                                "the array's stream %p captures a graph, so that the host cannot wait for its work",
@@ -459,6 +471,14 @@ CAI_IMPL int cai_impl_array_wait(cai_state_t *state, const cai_array_t *array)
         PyEval_RestoreThread(thread);
     }
     return status == CAI_OK ? 0 : cai_raise(state, &error);
+}
+
+/* The same for an array that host code is about to see, which may have no stream. */
+CAI_IMPL int cai_impl_array_wait(cai_state_t *state, const cai_array_t *array)
+{
+    return CAI_IMPL_LIKELY(array->stream == NULL) || array->tensor.data == NULL
+               ? 0
+               : cai_impl_array_wait_for_stream(state, array);
 }
 
 /* Somebody whose streams nobody knows may use the array from now on. */

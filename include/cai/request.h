@@ -91,7 +91,7 @@ CAI_API uint32_t cai_request_memory(const cai_request_t *request);
 /** The CAI_ON_… bit of a device type; 0 for kinds of memory that cai does not handle. */
 CAI_API uint32_t cai_device_memory(int32_t device_type);
 /** "CUDA", "host", "pinned host" …: a kind of device in words; "device type 42" is written to `text` (32 bytes). */
-CAI_API const char *cai_device_words(int32_t device_type, char *text);
+CAI_API const char *cai_device_words(int32_t device_type, char *text) CAI_IMPL_SELDOM;
 
 /**
  * Check a sound tensor (cai_tensor_validate) against a request. `flags` are the tensor's (CAI_READONLY). `shared` (NULL:
@@ -108,7 +108,7 @@ CAI_API CAI_NODISCARD cai_status_t cai_request_check(const cai_request_t *reques
  */
 CAI_API cai_status_t cai_request_explain(const cai_request_t *request, const cai_tensor_t *tensor, uint32_t flags,
                                          const cai_shared_t *shared, cai_status_t status, const char *source,
-                                         cai_error_t *error);
+                                         cai_error_t *error) CAI_IMPL_SELDOM;
 
 /* ---------------------------------------------------------------------------------------------------- bodies ---- */
 
@@ -176,12 +176,12 @@ CAI_IMPL bool cai_impl_dtype_meets(const cai_request_t *request, cai_dtype_t wan
 
 CAI_IMPL_ASIDE bool cai_impl_dtype_among(const cai_request_t *request, cai_dtype_t dtype)
 {
+    const int32_t      n = request->n_dtypes > 0 ? request->n_dtypes : 1;
+    const cai_dtype_t *dtypes = request->n_dtypes > 0 ? request->dtypes : &request->dtype;
     if (cai_impl_any_dtype(request))
         return cai_dtype_is_plain(dtype) || (request->require & CAI_UNUSUAL_DTYPE_OK) != 0;
-    if (request->n_dtypes == 0)
-        return cai_impl_dtype_meets(request, request->dtype, dtype);
-    for (int32_t i = 0; i < request->n_dtypes; i++) {
-        if (cai_impl_dtype_meets(request, request->dtypes[i], dtype))
+    for (int32_t i = 0; i < n; i++) {
+        if (cai_impl_dtype_meets(request, dtypes[i], dtype))
             return true;
     }
     return false;
@@ -371,7 +371,7 @@ CAI_IMPL_COLD void cai_impl_add_integers(cai_impl_text_t *text, const int64_t *v
     cai_impl_text_add(text, n == 1 ? ",)" : ")");
 }
 
-CAI_IMPL_COLD void cai_impl_phrase_dtypes(cai_impl_phrases_t *phrases, const cai_request_t *request)
+CAI_IMPL void cai_impl_phrase_dtypes(cai_impl_phrases_t *phrases, const cai_request_t *request)
 {
     const cai_dtype_t *dtypes = request->n_dtypes > 0 ? request->dtypes : &request->dtype;
     const int32_t      n = request->n_dtypes > 0 ? request->n_dtypes : 1;
@@ -383,7 +383,7 @@ CAI_IMPL_COLD void cai_impl_phrase_dtypes(cai_impl_phrases_t *phrases, const cai
         cai_impl_text_add(phrases->text, i + 1 < n ? ", %s" : " or %s", cai_dtype_name(dtypes[i], name));
 }
 
-CAI_IMPL_COLD void cai_impl_phrase_ndim(cai_impl_phrases_t *phrases, const cai_request_t *request)
+CAI_IMPL void cai_impl_phrase_ndim(cai_impl_phrases_t *phrases, const cai_request_t *request)
 {
     if (request->ndim != 0)
         cai_impl_phrase(phrases, "%d-d", request->ndim == CAI_SCALAR ? 0 : request->ndim);
@@ -395,7 +395,7 @@ CAI_IMPL_COLD void cai_impl_phrase_ndim(cai_impl_phrases_t *phrases, const cai_r
         cai_impl_phrase(phrases, "at most %d-d", request->max_ndim);
 }
 
-CAI_IMPL_COLD void cai_impl_add_wished_extent(cai_impl_text_t *text, int64_t wish, const cai_shared_t *shared)
+CAI_IMPL void cai_impl_add_wished_extent(cai_impl_text_t *text, int64_t wish, const cai_shared_t *shared)
 {
     const long long k = CAI_IMPL_CAST(long long, CAI_EXTENT(0) - wish);
     if (wish == 0)
@@ -412,8 +412,8 @@ CAI_IMPL_COLD void cai_impl_add_wished_extent(cai_impl_text_t *text, int64_t wis
         cai_impl_text_add(text, "n%lld", k);
 }
 
-CAI_IMPL_COLD void cai_impl_phrase_shape(cai_impl_phrases_t *phrases, const cai_request_t *request,
-                                         const cai_shared_t *shared)
+CAI_IMPL void cai_impl_phrase_shape(cai_impl_phrases_t *phrases, const cai_request_t *request,
+                                    const cai_shared_t *shared)
 {
     int32_t n = CAI_REQUEST_NDIM;
     while (n > 0 && request->shape[n - 1] == 0)
@@ -430,8 +430,8 @@ CAI_IMPL_COLD void cai_impl_phrase_shape(cai_impl_phrases_t *phrases, const cai_
     cai_impl_text_add(phrases->text, request->ndim == 0 ? ", ...)" : n == 1 ? ",)" : ")");
 }
 
-CAI_IMPL_COLD void cai_impl_phrase_first(cai_impl_phrases_t *phrases, const cai_request_t *request,
-                                         const cai_shared_t *shared)
+CAI_IMPL void cai_impl_phrase_first(cai_impl_phrases_t *phrases, const cai_request_t *request,
+                                    const cai_shared_t *shared)
 {
     const cai_tensor_t *first = shared == NULL ? NULL : shared->first;
     char                text[CAI_DTYPE_NAME_SIZE];
@@ -447,7 +447,7 @@ CAI_IMPL_COLD void cai_impl_phrase_first(cai_impl_phrases_t *phrases, const cai_
         cai_impl_phrase(phrases, "%s memory like the first argument", cai_impl_is_host(first) ? "host" : "CUDA");
 }
 
-CAI_IMPL_COLD void cai_impl_phrase_layout(cai_impl_phrases_t *phrases, const cai_request_t *request)
+CAI_IMPL void cai_impl_phrase_layout(cai_impl_phrases_t *phrases, const cai_request_t *request)
 {
     const uint32_t require = request->require;
     if ((require & CAI_C_CONTIGUOUS) != 0)
@@ -479,8 +479,8 @@ CAI_IMPL_COLD void cai_impl_phrase_memory(cai_impl_phrases_t *phrases, uint32_t 
     cai_impl_text_add(phrases->text, " memory");
 }
 
-CAI_IMPL_COLD void cai_impl_add_wish(cai_impl_text_t *text, const cai_request_t *request, const cai_tensor_t *tensor,
-                                     const cai_shared_t *shared, cai_status_t status)
+CAI_IMPL void cai_impl_add_wish(cai_impl_text_t *text, const cai_request_t *request, const cai_tensor_t *tensor,
+                                const cai_shared_t *shared, cai_status_t status)
 {
     cai_impl_phrases_t phrases;
     phrases.text = text;
@@ -502,8 +502,7 @@ CAI_IMPL_COLD void cai_impl_add_wish(cai_impl_text_t *text, const cai_request_t 
         cai_impl_phrase(&phrases, "an array");
 }
 
-CAI_IMPL_COLD void cai_impl_add_found(cai_impl_text_t *text, const cai_tensor_t *tensor, uint32_t flags,
-                                      cai_status_t status)
+CAI_IMPL void cai_impl_add_found(cai_impl_text_t *text, const cai_tensor_t *tensor, uint32_t flags, cai_status_t status)
 {
     cai_impl_phrases_t phrases;
     char               name[CAI_DTYPE_NAME_SIZE];

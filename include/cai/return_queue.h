@@ -32,7 +32,7 @@ typedef struct cai_impl_queue {
 } cai_impl_queue_t;
 
 /* A queue for the calling thread's interpreter, with one reference; NULL with MemoryError. */
-CAI_IMPL_COLD cai_impl_queue_t *cai_impl_queue_new(void)
+CAI_IMPL cai_impl_queue_t *cai_impl_queue_new(void)
 {
     cai_impl_queue_t *queue = CAI_IMPL_CAST(cai_impl_queue_t *, calloc(1, sizeof(cai_impl_queue_t)));
     if (queue == NULL) {

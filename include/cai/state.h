@@ -122,7 +122,7 @@ typedef struct cai_exceptions {
 #define CAI_STATUS_BIT(status) (UINT64_C(1) << (status))
 
 /** Prepare a zeroed state for `module`. 0, or -1 with an exception; the module's clear and free slots then clean up. */
-CAI_API CAI_NODISCARD int cai_state_init(cai_state_t *state, PyObject *module);
+CAI_API CAI_NODISCARD int cai_state_init(cai_state_t *state, PyObject *module) CAI_IMPL_SELDOM;
 /** The state of a module whose m_size begins with a cai_state_t; NULL before Python has allocated it. */
 CAI_API cai_state_t *cai_module_state(PyObject *module);
 
@@ -130,9 +130,9 @@ CAI_API cai_state_t *cai_module_state(PyObject *module);
 CAI_API cai_order_pool_t *cai_state_pool(cai_state_t *state);
 
 /** For m_traverse, m_clear and m_free of a PyModuleDef. Harmless before cai_state_init and after a failed one. */
-CAI_API int  cai_state_traverse(PyObject *module, visitproc visit, void *argument);
-CAI_API int  cai_state_clear(PyObject *module);
-CAI_API void cai_state_free(void *module);
+CAI_API int  cai_state_traverse(PyObject *module, visitproc visit, void *argument) CAI_IMPL_SELDOM;
+CAI_API int  cai_state_clear(PyObject *module) CAI_IMPL_SELDOM;
+CAI_API void cai_state_free(void *module) CAI_IMPL_SELDOM;
 
 /**
  * Create the exception classes and add them to the module: CAIError and, under it, one class per status, each also
@@ -140,7 +140,7 @@ CAI_API void cai_state_free(void *module);
  * (NULL: all defaults) says what differs. 0, or -1 with an exception; may be called again.
  */
 CAI_API CAI_NODISCARD int cai_register_exceptions(cai_state_t *state, PyObject *module,
-                                                  const cai_exceptions_t *exceptions);
+                                                  const cai_exceptions_t *exceptions) CAI_IMPL_SELDOM;
 
 /** The class that is raised for a status (borrowed); `state` NULL: the builtin base. */
 CAI_API PyObject *cai_exception_type(cai_state_t *state, cai_status_t status);
@@ -149,7 +149,7 @@ CAI_API PyObject *cai_exception_type(cai_state_t *state, cai_status_t status);
  * Raise `error` as an exception: the one place where a status becomes one. CudaCallError gets the attributes `code` and
  * `name`. An exception that is already set becomes the new one's cause. Returns -1.
  */
-CAI_API int cai_raise(cai_state_t *state, const cai_error_t *error);
+CAI_API int cai_raise(cai_state_t *state, const cai_error_t *error) CAI_IMPL_SELDOM;
 
 /**
  * Define, in one translation unit, `cai_state_t *name(void)`: a state for where there is no module at hand (a type caster,
@@ -176,15 +176,16 @@ CAI_IMPL PyObject *cai_impl_name(const cai_state_t *state, cai_impl_name_t name)
     return state->impl_names[name];
 }
 
-CAI_IMPL_COLD int cai_impl_intern_names(cai_state_t *state)
+CAI_IMPL int cai_impl_intern_names(cai_state_t *state)
 {
-    static const char *const names[CAI_IMPL_NAME_COUNT] = {
-#define CAI_IMPL_NAME_TEXT(field, text) text,
-        CAI_IMPL_NAME_LIST(CAI_IMPL_NAME_TEXT)
+    /* One string, since each pointer of a table costs the loader a relocation. */
+    static const char names[] =
+#define CAI_IMPL_NAME_TEXT(field, text) text "\0"
+        CAI_IMPL_NAME_LIST(CAI_IMPL_NAME_TEXT);
 #undef CAI_IMPL_NAME_TEXT
-    };
-    for (int i = 0; i < CAI_IMPL_NAME_COUNT; i++) {
-        state->impl_names[i] = PyUnicode_InternFromString(names[i]);
+    const char *name = names;
+    for (int i = 0; i < CAI_IMPL_NAME_COUNT; i++, name += strlen(name) + 1) {
+        state->impl_names[i] = PyUnicode_InternFromString(name);
         if (state->impl_names[i] == NULL)
             return -1;
     }
@@ -209,7 +210,7 @@ CAI_IMPL_COLD void cai_impl_queue_capsule_end(PyObject *capsule)
 }
 
 /* Have the queue closed before the interpreter goes. */
-CAI_IMPL_COLD int cai_impl_queue_register(cai_impl_queue_t *queue)
+CAI_IMPL int cai_impl_queue_register(cai_impl_queue_t *queue)
 {
     static const PyMethodDef definition = {"close_return_queue", cai_impl_at_exit, METH_NOARGS, NULL};
     PyObject                *capsule = PyCapsule_New(cai_impl_queue_retain(queue), NULL, cai_impl_queue_capsule_end);
@@ -232,7 +233,7 @@ CAI_IMPL_COLD int cai_impl_queue_register(cai_impl_queue_t *queue)
 }
 
 /* What arrays need: the pool and the queue. */
-CAI_IMPL_COLD int cai_impl_state_init_arrays(cai_state_t *state)
+CAI_IMPL int cai_impl_state_init_arrays(cai_state_t *state)
 {
     cai_error_t error;
     state->impl_pool = cai_order_pool_new(&error);
@@ -287,18 +288,23 @@ CAI_API int cai_state_traverse(PyObject *module, visitproc visit, void *argument
     return 0;
 }
 
-CAI_IMPL void cai_impl_state_clear(cai_state_t *state)
+CAI_IMPL_COLD void cai_impl_clear(PyObject **reference)
+{
+    Py_CLEAR(*reference);
+}
+
+CAI_IMPL_COLD void cai_impl_state_clear(cai_state_t *state)
 {
     for (int i = 0; i < CAI_IMPL_NAME_COUNT; i++)
-        Py_CLEAR(state->impl_names[i]);
+        cai_impl_clear(&state->impl_names[i]);
     for (int i = 0; i < CAI_STATUS_COUNT; i++)
-        Py_CLEAR(state->impl_exceptions[i]);
-    Py_CLEAR(state->impl_array_type);
-    Py_CLEAR(state->impl_stream_type);
-    Py_CLEAR(state->impl_max_version);
-    Py_CLEAR(state->impl_keywords_stream_version);
-    Py_CLEAR(state->impl_keywords_stream);
-    Py_CLEAR(state->impl_keywords_version);
+        cai_impl_clear(&state->impl_exceptions[i]);
+    cai_impl_clear(&state->impl_array_type);
+    cai_impl_clear(&state->impl_stream_type);
+    cai_impl_clear(&state->impl_max_version);
+    cai_impl_clear(&state->impl_keywords_stream_version);
+    cai_impl_clear(&state->impl_keywords_stream);
+    cai_impl_clear(&state->impl_keywords_version);
     state->impl_n_types = 0;
     for (int i = 0; i < CAI_IMPL_TYPE_SLOTS; i++)
         Py_CLEAR(state->impl_types[i].type);
@@ -313,7 +319,7 @@ CAI_API int cai_state_clear(PyObject *module)
 }
 
 /* Take a state out of the list of those that one exchange table has; an empty list leaves the dict. */
-CAI_IMPL_COLD void cai_impl_state_unregister_from(const cai_state_t *state, PyObject *dict, PyObject *key)
+CAI_IMPL void cai_impl_state_unregister_from(const cai_state_t *state, PyObject *dict, PyObject *key)
 {
     PyObject *states;
     if (cai_impl_get_item(dict, key, &states) <= 0)
@@ -329,7 +335,7 @@ CAI_IMPL_COLD void cai_impl_state_unregister_from(const cai_state_t *state, PyOb
 
 /* Take the state out of the interpreter's dict, which is not asked for without need: at the very end that makes a new
  * one. */
-CAI_IMPL_COLD void cai_impl_state_unregister(cai_state_t *state)
+CAI_IMPL void cai_impl_state_unregister(cai_state_t *state)
 {
     PyObject  *dict, *pending;
     Py_ssize_t n;
@@ -345,7 +351,7 @@ CAI_IMPL_COLD void cai_impl_state_unregister(cai_state_t *state)
 }
 
 /* Everything that the state holds; `state` itself is the caller's. */
-CAI_IMPL void cai_impl_state_end(cai_state_t *state)
+CAI_IMPL_COLD void cai_impl_state_end(cai_state_t *state)
 {
     cai_impl_pool_sweep(state->impl_pool); /* what is put off keeps the pool, and nobody would come back to it */
     cai_impl_state_clear(state);
@@ -428,14 +434,11 @@ CAI_IMPL cai_state_t *cai_impl_state_of_interpreter(const void *address)
 
 CAI_IMPL_COLD PyObject *cai_impl_builtin_base(cai_status_t status)
 {
-    const char *name = cai_status_base(status);
-    if (name == NULL)
-        return PyExc_RuntimeError;
-    switch (name[0]) {
-    case 'B': return PyExc_BufferError;
-    case 'M': return PyExc_MemoryError;
-    case 'T': return PyExc_TypeError;
-    case 'V': return PyExc_ValueError;
+    switch (status) {
+#define CAI_IMPL_STATUS_CASE(status, exception, base, text)                                                            \
+    case CAI_ERROR_##status: return PyExc_##base;
+        CAI_STATUS_LIST(CAI_IMPL_STATUS_CASE)
+#undef CAI_IMPL_STATUS_CASE
     default: return PyExc_RuntimeError;
     }
 }
@@ -544,7 +547,7 @@ CAI_API int cai_register_exceptions(cai_state_t *state, PyObject *module, const 
 }
 
 /* Set `code` and `name` of a CudaCallError. An old exception class without a __dict__ goes without them. */
-CAI_IMPL_COLD int cai_impl_add_cuda_code(cai_state_t *state, PyObject *exception, const cai_error_t *error)
+CAI_IMPL int cai_impl_add_cuda_code(cai_state_t *state, PyObject *exception, const cai_error_t *error)
 {
     PyObject *code = PyLong_FromLong(error->cuda_code);
     PyObject *name = PyUnicode_FromString(error->cuda_name == NULL ? "" : error->cuda_name);
@@ -559,7 +562,7 @@ CAI_IMPL_COLD int cai_impl_add_cuda_code(cai_state_t *state, PyObject *exception
 }
 
 /* A new exception object, or NULL with the exception that came of the attempt. */
-CAI_IMPL_COLD PyObject *cai_impl_new_error(cai_state_t *state, const cai_error_t *error)
+CAI_IMPL PyObject *cai_impl_new_error(cai_state_t *state, const cai_error_t *error)
 {
     PyObject *exception = NULL, *message = PyUnicode_DecodeUTF8(
                                     error->message, CAI_IMPL_CAST(Py_ssize_t, strlen(error->message)), "replace");

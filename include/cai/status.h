@@ -70,19 +70,19 @@ typedef struct cai_error {
 } cai_error_t;
 
 /** The status' own name, "INVALID_SHAPE" …; "OK" for CAI_OK, "UNKNOWN" for what is no status. Static storage. */
-CAI_API const char *cai_status_name(cai_status_t status);
+CAI_API const char *cai_status_name(cai_status_t status) CAI_IMPL_SELDOM;
 /** The name of the status' exception class, "InvalidShapeError" …; NULL for CAI_OK and for what is no status. */
-CAI_API const char *cai_status_exception(cai_status_t status);
+CAI_API const char *cai_status_exception(cai_status_t status) CAI_IMPL_SELDOM;
 /** The name of the builtin class that the exception also derives from, "ValueError" …; NULL as above. */
-CAI_API const char *cai_status_base(cai_status_t status);
+CAI_API const char *cai_status_base(cai_status_t status) CAI_IMPL_SELDOM;
 /** One sentence, the documentation of the exception class; NULL as above. */
-CAI_API const char *cai_status_doc(cai_status_t status);
+CAI_API const char *cai_status_doc(cai_status_t status) CAI_IMPL_SELDOM;
 
 /**
  * Fill `error` (NULL: nothing is filled) with a status and a message, without CUDA code, and return that status, so that
  * a failing function ends in `return cai_error_set(error, …);`. `format` is printf's.
  */
-CAI_API cai_status_t cai_error_set(cai_error_t *error, cai_status_t status, const char *format, ...)
+CAI_API cai_status_t cai_error_set(cai_error_t *error, cai_status_t status, const char *format, ...) CAI_IMPL_SELDOM
     CAI_IMPL_PRINTF(3, 4);
 
 /* ---------------------------------------------------------------------------------------------------- bodies ---- */
@@ -104,7 +104,7 @@ CAI_IMPL_COLD cai_impl_text_t cai_impl_text_begin(char *buffer, size_t size)
 }
 
 /* The bytes of the UTF-8 sequence that begins at `at`; 0 if none does, as at a cut. */
-CAI_IMPL_COLD size_t cai_impl_utf8_length(const char *at)
+CAI_IMPL size_t cai_impl_utf8_length(const char *at)
 {
     const unsigned char first = CAI_IMPL_CAST(unsigned char, at[0]);
     const size_t        length = first < 0x80   ? 1
@@ -121,7 +121,7 @@ CAI_IMPL_COLD size_t cai_impl_utf8_length(const char *at)
 }
 
 /* Make what was quoted from elsewhere one line of UTF-8: control characters become spaces, other bytes question marks. */
-CAI_IMPL_COLD void cai_impl_text_clean(char *at)
+CAI_IMPL void cai_impl_text_clean(char *at)
 {
     while (*at != '\0') {
         const size_t length = cai_impl_utf8_length(at);
@@ -134,7 +134,7 @@ CAI_IMPL_COLD void cai_impl_text_clean(char *at)
 }
 
 /* Where to cut before the end of a buffer, so that no sequence is cut in two. */
-CAI_IMPL_COLD size_t cai_impl_text_cut(const char *buffer, size_t end)
+CAI_IMPL size_t cai_impl_text_cut(const char *buffer, size_t end)
 {
     while (end > 0 && (CAI_IMPL_CAST(unsigned char, buffer[end]) & 0xC0u) == 0x80u)
         end--;
@@ -167,40 +167,50 @@ CAI_IMPL_COLD CAI_IMPL_PRINTF(2, 3) void cai_impl_text_add(cai_impl_text_t *text
     va_end(arguments);
 }
 
-typedef struct cai_impl_status_row {
-    const char *name, *exception, *base, *doc;
-} cai_impl_status_row_t;
-
-CAI_IMPL_COLD cai_impl_status_row_t cai_impl_status_find(cai_status_t status)
-{
-    static const cai_impl_status_row_t table[CAI_STATUS_COUNT] = {{"OK", NULL, NULL, NULL},
-#define CAI_IMPL_STATUS_ROW(status, exception, base, text) {#status, #exception, #base, text},
-                                                                  CAI_STATUS_LIST(CAI_IMPL_STATUS_ROW)
-#undef CAI_IMPL_STATUS_ROW
-    };
-    static const cai_impl_status_row_t none = {"UNKNOWN", NULL, NULL, NULL};
-    const unsigned                     index = CAI_IMPL_CAST(unsigned, status);
-    return index < CAI_STATUS_COUNT ? table[index] : none;
-}
-
+/* A column of CAI_STATUS_LIST each: a module that never asks for the documentation does not carry it. */
 CAI_API const char *cai_status_name(cai_status_t status)
 {
-    return cai_impl_status_find(status).name;
+    switch (status) {
+    case CAI_OK: return "OK";
+#define CAI_IMPL_STATUS_CASE(status, exception, base, text)                                                            \
+    case CAI_ERROR_##status: return #status;
+        CAI_STATUS_LIST(CAI_IMPL_STATUS_CASE)
+#undef CAI_IMPL_STATUS_CASE
+    default: return "UNKNOWN";
+    }
 }
 
 CAI_API const char *cai_status_exception(cai_status_t status)
 {
-    return cai_impl_status_find(status).exception;
+    switch (status) {
+#define CAI_IMPL_STATUS_CASE(status, exception, base, text)                                                            \
+    case CAI_ERROR_##status: return #exception;
+        CAI_STATUS_LIST(CAI_IMPL_STATUS_CASE)
+#undef CAI_IMPL_STATUS_CASE
+    default: return NULL;
+    }
 }
 
 CAI_API const char *cai_status_base(cai_status_t status)
 {
-    return cai_impl_status_find(status).base;
+    switch (status) {
+#define CAI_IMPL_STATUS_CASE(status, exception, base, text)                                                            \
+    case CAI_ERROR_##status: return #base;
+        CAI_STATUS_LIST(CAI_IMPL_STATUS_CASE)
+#undef CAI_IMPL_STATUS_CASE
+    default: return NULL;
+    }
 }
 
 CAI_API const char *cai_status_doc(cai_status_t status)
 {
-    return cai_impl_status_find(status).doc;
+    switch (status) {
+#define CAI_IMPL_STATUS_CASE(status, exception, base, text)                                                            \
+    case CAI_ERROR_##status: return text;
+        CAI_STATUS_LIST(CAI_IMPL_STATUS_CASE)
+#undef CAI_IMPL_STATUS_CASE
+    default: return NULL;
+    }
 }
 
 /* Out of line although it is CAI_API: a variadic function cannot be inlined, and every caller is on a failure path. */

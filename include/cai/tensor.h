@@ -308,7 +308,7 @@ CAI_API bool cai_tensor_has_negative_strides(const cai_tensor_t *tensor)
     return negative && cai_tensor_size(tensor) > 0;
 }
 
-CAI_API bool cai_tensor_may_self_overlap(const cai_tensor_t *tensor)
+CAI_IMPL_COLD bool cai_impl_may_self_overlap(const cai_tensor_t *tensor)
 {
     /* Unsigned: there may be 63 bits below the first element and 63 above. */
     uint64_t steps[CAI_MAX_NDIM], extents[CAI_MAX_NDIM], reach = 0;
@@ -335,6 +335,11 @@ CAI_API bool cai_tensor_may_self_overlap(const cai_tensor_t *tensor)
         reach += steps[i] * (extents[i] - 1);
     }
     return false;
+}
+
+CAI_API bool cai_tensor_may_self_overlap(const cai_tensor_t *tensor)
+{
+    return cai_impl_may_self_overlap(tensor);
 }
 
 CAI_API bool cai_tensors_may_overlap(const cai_tensor_t *a, const cai_tensor_t *b)

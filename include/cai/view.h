@@ -45,7 +45,7 @@ typedef struct cai_view {
 } cai_view_t;
 
 /** Write "CUDA Array Interface", "DLPack" …: the name of one CAI_VIA_… protocol. Static storage. */
-CAI_API const char *cai_protocol_name(uint32_t protocol);
+CAI_API const char *cai_protocol_name(uint32_t protocol) CAI_IMPL_SELDOM;
 
 /* ---------------------------------------------------------------------------------------------------- bodies ---- */
 
@@ -199,6 +199,13 @@ CAI_IMPL_HOT bool cai_impl_view_fill(cai_view_t *view, const int64_t *shape, con
     return true;
 }
 
+/* The same where a producer has been called, or a dict walked, which costs far more than one more call: once. */
+CAI_IMPL_ASIDE bool cai_impl_view_fill_aside(cai_view_t *view, const int64_t *shape, const int64_t *strides,
+                                             unsigned shift, unsigned item_shift)
+{
+    return cai_impl_view_fill(view, shape, strides, shift, item_shift);
+}
+
 /* The logarithm of an item size in bytes; false for opaque items of other sizes. */
 CAI_IMPL bool cai_impl_item_shift(int64_t itemsize, unsigned *shift)
 {
@@ -215,7 +222,7 @@ CAI_IMPL bool cai_impl_view_fill_from(cai_view_t *view, const cai_tensor_t *sour
         return false;
     cai_impl_view_set_header(view, source->data, source->device, source->dtype, source->ndim);
     view->tensor.byte_offset = source->byte_offset;
-    return cai_impl_view_fill(view, source->shape, source->strides, 0, shift);
+    return cai_impl_view_fill_aside(view, source->shape, source->strides, 0, shift);
 }
 
 /* All strides from what a producer tells in bytes, one by one; the shape is there already. */
