@@ -45,7 +45,8 @@ CAI_API cai_order_t cai_order_wait(cai_stream_t stream);
 CAI_API cai_order_t cai_order_adopt(void);
 /** "I will use the memory at once, from the host": the acquire returns when the producer's work is done. */
 CAI_API cai_order_t cai_order_block(void);
-/** "I order the work myself": no call of CUDA is made for it. */
+/** "I order the work myself": no call of CUDA is made for it. Do not count on the producer's stream: an array is read by
+ * the protocol that costs least, which may not tell it (flags: CAI_STREAM_UNKNOWN). Whoever wants the stream adopts it. */
 CAI_API cai_order_t cai_order_none(void);
 
 /** A producer's stream number as a stream: 0 becomes CAI_STREAM_LEGACY. */
