@@ -12,14 +12,15 @@ import checks  # noqa: E402
 import emulated  # noqa: E402
 
 
-def pytest_collection_finish():
-    """Every test collects garbage: what the imports brought need not be looked at each time."""
-    gc.collect()
-    gc.freeze()
-
-
 def pytest_sessionfinish():
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_heap():
+    """Every test collects garbage: what imports and earlier tests left behind need not be looked at each time."""
+    gc.collect()
+    gc.freeze()
 
 
 # The limited API has the buffer protocol since 3.11.
