@@ -63,7 +63,6 @@ def clean_emulator():
     device = emulated.get_device()
     gc.collect()
     emulated.reset()
-    gc.freeze()  # what outlives its test, reports and caches, need not be looked at by every later collection
     assert violations == []
     assert device == 0
 
