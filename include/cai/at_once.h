@@ -77,6 +77,7 @@ CAI_IMPL cai_impl_result_t cai_impl_torch_at_once(const cai_impl_reader_t *reade
                           !cai_impl_at_once_is_wanted(view, reader->request, shared)))
         return CAI_IMPL_ABSENT;
     view->protocol = CAI_VIA_EXCHANGE;
+    view->impl_progress |= CAI_IMPL_LENT;
     if (view->tensor.device.device_type != CAI_DEVICE_CPU)
         return cai_impl_torch_at_once_stream(reader);
     cai_impl_set_ready_on_host(view);

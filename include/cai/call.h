@@ -57,6 +57,11 @@ typedef struct cai_impl_beginning {
     const cai_request_t   *requests;
     PyObject *const       *args;
     cai_impl_work_stream_t work_stream;
+    cai_shared_t           shared;  /* of the arguments that have been read and checked */
+    bool                   at_once; /* no tensor that is to be written to requires a gradient, or raised when asked */
+    bool                   lent;    /* one of the arguments before is lent */
+    bool                   again;   /* the arguments have to be walked again */
+    bool                   unfinished; /* a view has something to drop, or to remember, at the end */
 } cai_impl_beginning_t;
 
 CAI_IMPL cai_impl_reader_t cai_impl_reader_of(cai_impl_beginning_t *begin, int32_t i)
@@ -133,17 +138,21 @@ CAI_IMPL cai_impl_result_t cai_impl_call_choose_stream(cai_impl_beginning_t *beg
 
 /* --------------------------------------------------------------------------------------- reading the arguments -- */
 
-/* First pass over one argument. What is lent is left for the end, after everything that may run Python code. */
-CAI_IMPL cai_impl_result_t cai_impl_call_read_first(cai_impl_beginning_t *begin, int32_t i)
+/* One argument by the general way. What is lent is left for the end, after everything that may run Python code. READ:
+ * checked too, unless everything will be. */
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_read_first(cai_impl_beginning_t *begin, int32_t i)
 {
     const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
+    cai_impl_result_t       result = CAI_IMPL_ABSENT;
     if (CAI_IMPL_UNLIKELY(cai_impl_view_open(&reader) < 0))
         return CAI_IMPL_REFUSED;
-    if (reader.view->impl_exchange != NULL && cai_impl_exchange_lends(reader.view)) {
+    if (reader.view->impl_exchange != NULL && cai_impl_exchange_lends(reader.view))
         reader.view->impl_progress |= CAI_IMPL_LENT;
-        return CAI_IMPL_ABSENT;
-    }
-    return cai_impl_read_first(&reader);
+    else
+        result = cai_impl_read_first(&reader);
+    begin->again |= begin->lent || result == CAI_IMPL_ABSENT; /* Python code may have moved what was lent before */
+    begin->unfinished |= cai_impl_view_is_unfinished(reader.view);
+    return result == CAI_IMPL_READ && !begin->again ? cai_impl_check_view(&reader, &begin->shared) : result;
 }
 
 CAI_IMPL bool cai_impl_call_is_lent(cai_impl_beginning_t *begin, int32_t i)
@@ -202,21 +211,23 @@ CAI_IMPL cai_impl_result_t cai_impl_call_read_last(cai_impl_beginning_t *begin)
     return CAI_IMPL_READ;
 }
 
-/* Read every argument. Lent tensors are valid only until Python code runs, so that they are read last, and before that
- * once more if somebody has to be told their stream. */
-CAI_IMPL cai_impl_result_t cai_impl_call_read(cai_impl_beginning_t *begin)
+/* Every argument, in their order. */
+CAI_IMPL cai_impl_result_t cai_impl_call_check_views(cai_impl_beginning_t *begin)
+{
+    cai_impl_shared_begin(&begin->shared);
+    for (int32_t i = 0; i < begin->call->impl_n; i++) {
+        const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
+        if (CAI_IMPL_UNLIKELY(cai_impl_check_view(&reader, &begin->shared) != CAI_IMPL_READ))
+            return CAI_IMPL_REFUSED;
+    }
+    return CAI_IMPL_READ;
+}
+
+/* What the first walk left. Lent tensors are valid only until Python code runs, so that they are read last, and before
+ * that once more if somebody has to be told their stream. */
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_read_again(cai_impl_beginning_t *begin)
 {
     cai_impl_result_t result = CAI_IMPL_READ;
-    int32_t           n_left = 0;
-    for (int32_t i = 0; i < begin->call->impl_n; i++) {
-        result = cai_impl_call_read_first(begin, i);
-        if (CAI_IMPL_UNLIKELY(result == CAI_IMPL_REFUSED))
-            return CAI_IMPL_REFUSED;
-        n_left += result != CAI_IMPL_READ;
-    }
-    if (CAI_IMPL_LIKELY(n_left == 0))
-        return CAI_IMPL_READ;
-    result = CAI_IMPL_READ;
     if (cai_impl_call_any_asking(begin))
         result = cai_impl_call_read_lent(begin);
     if (result == CAI_IMPL_READ)
@@ -225,7 +236,50 @@ CAI_IMPL cai_impl_result_t cai_impl_call_read(cai_impl_beginning_t *begin)
         result = cai_impl_call_read_lent(begin);
     if (result == CAI_IMPL_READ)
         result = cai_impl_call_read_last(begin);
+    begin->unfinished = true;
+    return result == CAI_IMPL_READ ? cai_impl_call_check_views(begin) : result;
+}
+
+/* Before anything is read: ask the tensors of torch's that are to be written to for their gradients. */
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_ask_at_once(const cai_impl_beginning_t *begin, int32_t n)
+{
+    const cai_state_t *state = begin->call->impl_state;
+    cai_impl_result_t  result = CAI_IMPL_READ;
+    for (int32_t i = 0; i < n && result == CAI_IMPL_READ; i++) {
+        if ((begin->requests[i].require & CAI_WRITABLE) != 0 && cai_impl_at_once_is_tensor(state, begin->args[i]))
+            result = cai_impl_at_once_ask(state, begin->args[i]);
+    }
     return result;
+}
+
+CAI_IMPL_HOT cai_impl_result_t cai_impl_call_prepare(const cai_impl_beginning_t *begin, int32_t n)
+{
+    uint32_t require = 0;
+    for (int32_t i = 0; i < n; i++)
+        require |= begin->requests[i].require;
+    return CAI_IMPL_LIKELY((require & CAI_WRITABLE) == 0) ? CAI_IMPL_READ : cai_impl_call_ask_at_once(begin, n);
+}
+
+/* Read and check every argument. The views of `impl_n` of them are open then, whatever is returned: READ, or REFUSED with
+ * an exception. */
+CAI_IMPL_HOT cai_impl_result_t cai_impl_call_read(cai_impl_beginning_t *begin, int32_t n)
+{
+    cai_call_t       *call = begin->call;
+    cai_impl_result_t result = cai_impl_call_prepare(begin, n);
+    begin->at_once = result == CAI_IMPL_READ;
+    for (int32_t i = 0; i < n && CAI_IMPL_LIKELY(result != CAI_IMPL_REFUSED); i++) {
+        result = CAI_IMPL_ABSENT;
+        if (CAI_IMPL_LIKELY(begin->at_once))
+            result = cai_impl_read_at_once(call->impl_state, begin->args[i], &begin->requests[i], &call->impl_views[i],
+                                           &begin->work_stream, &begin->shared);
+        if (result == CAI_IMPL_ABSENT)
+            result = cai_impl_call_read_first(begin, i);
+        begin->lent |= (call->impl_views[i].impl_progress & CAI_IMPL_LENT) != 0;
+        call->impl_n = i + 1;
+    }
+    if (CAI_IMPL_UNLIKELY(result == CAI_IMPL_REFUSED))
+        return CAI_IMPL_REFUSED;
+    return CAI_IMPL_LIKELY(!begin->again) ? CAI_IMPL_READ : cai_impl_call_read_again(begin);
 }
 
 /* ------------------------------------------------------------------------------------------------- the device -- */
@@ -309,19 +363,6 @@ CAI_IMPL cai_impl_result_t cai_impl_call_enter_device(cai_impl_beginning_t *begi
 }
 
 /* --------------------------------------------------------------------------------------------- begin and end --- */
-
-/* Every argument, in their order. */
-CAI_IMPL cai_impl_result_t cai_impl_call_check_views(cai_impl_beginning_t *begin)
-{
-    cai_shared_t shared;
-    cai_impl_shared_begin(&shared);
-    for (int32_t i = 0; i < begin->call->impl_n; i++) {
-        const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
-        if (CAI_IMPL_UNLIKELY(cai_impl_check_view(&reader, &shared) != CAI_IMPL_READ))
-            return CAI_IMPL_REFUSED;
-    }
-    return CAI_IMPL_READ;
-}
 
 /* Whether everything is in host memory, so that CUDA has no part in the call. */
 CAI_IMPL bool cai_impl_call_is_host(const cai_call_t *call)
@@ -414,83 +455,21 @@ CAI_IMPL_HOT cai_impl_result_t cai_impl_call_enter(cai_impl_beginning_t *begin)
     return CAI_IMPL_READ;
 }
 
-/* Everything in its order; what is learned about types comes last, when nothing can fail any more. */
-CAI_IMPL cai_impl_result_t cai_impl_call_fill(cai_impl_beginning_t *begin)
+/* Every view has its array: what it needed on the way can go. What is learned about types comes last, when nothing can
+ * fail any more. */
+CAI_IMPL_ASIDE void cai_impl_call_finish(cai_impl_beginning_t *begin)
 {
-    cai_call_t       *call = begin->call;
-    cai_impl_result_t result = cai_impl_call_read(begin);
-    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
-        result = cai_impl_call_check_views(begin);
-    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ) && !cai_impl_call_is_host(call))
-        result = cai_impl_call_enter(begin);
-    for (int32_t i = 0; result == CAI_IMPL_READ && i < call->impl_n; i++) {
+    for (int32_t i = 0; i < begin->call->impl_n; i++) {
         const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
         cai_impl_view_finish(&reader);
     }
-    return result;
-}
-
-/* Before anything is read: ask the tensors of torch's that are to be written to for their gradients. */
-CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_ask_at_once(const cai_impl_beginning_t *begin)
-{
-    const cai_state_t *state = begin->call->impl_state;
-    cai_impl_result_t  result = CAI_IMPL_READ;
-    for (int32_t i = 0; i < begin->call->impl_n && result == CAI_IMPL_READ; i++) {
-        if ((begin->requests[i].require & CAI_WRITABLE) != 0 && cai_impl_at_once_is_tensor(state, begin->args[i]))
-            result = cai_impl_at_once_ask(state, begin->args[i]);
-    }
-    return result;
-}
-
-CAI_IMPL_HOT cai_impl_result_t cai_impl_call_prepare_at_once(const cai_impl_beginning_t *begin, int32_t n)
-{
-    uint32_t require = 0;
-    for (int32_t i = 0; i < n; i++)
-        require |= begin->requests[i].require;
-    return CAI_IMPL_LIKELY((require & CAI_WRITABLE) == 0) ? CAI_IMPL_READ : cai_impl_call_ask_at_once(begin);
-}
-
-CAI_IMPL_COLD void cai_impl_call_close(cai_view_t *views, int32_t n)
-{
-    for (int32_t i = 0; i < n; i++)
-        cai_impl_view_close(&views[i]);
-}
-
-/* Read and check every argument at once. ABSENT: nothing is held, and the general way reads them, or says what is wrong. */
-CAI_IMPL_HOT cai_impl_result_t cai_impl_call_read_at_once(cai_impl_beginning_t *begin, int32_t n, bool *on_gpu)
-{
-    cai_state_t      *state = begin->call->impl_state;
-    cai_view_t       *views = begin->call->impl_views;
-    cai_shared_t      shared;
-    cai_impl_result_t result = n > 0 ? cai_impl_call_prepare_at_once(begin, n) : CAI_IMPL_ABSENT;
-    if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
-        return result;
-    *on_gpu = false;
-    cai_impl_shared_begin(&shared);
-    for (int32_t i = 0; i < n; i++) {
-        result =
-            cai_impl_read_at_once(state, begin->args[i], &begin->requests[i], &views[i], &begin->work_stream, &shared);
-        if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ)) {
-            cai_impl_call_close(views, i);
-            return result;
-        }
-        *on_gpu |= views[i].stream != NULL;
-    }
-    return CAI_IMPL_READ;
-}
-
-/* The general way. */
-CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_begin(cai_impl_beginning_t *begin)
-{
-    for (int32_t i = 0; i < begin->call->impl_n; i++)
-        cai_impl_view_reset(&begin->call->impl_views[i]);
-    return cai_impl_call_fill(begin);
 }
 
 /* Everything has been given back, or is now. */
-CAI_IMPL_COLD int cai_impl_call_refused(cai_call_t *call, bool holds)
+CAI_IMPL_COLD int cai_impl_call_refused(cai_call_t *call)
 {
-    cai_impl_call_close(call->impl_views, holds ? call->impl_n : 0);
+    for (int32_t i = 0; i < call->impl_n; i++)
+        cai_impl_view_close(&call->impl_views[i]);
     (void)cai_device_guard_leave(&call->impl_guard, NULL);
     return -1;
 }
@@ -500,7 +479,6 @@ CAI_API int cai_call_begin(cai_call_t *call, cai_state_t *state, cai_order_t ord
 {
     cai_impl_beginning_t begin;
     cai_impl_result_t    result;
-    bool                 on_gpu;
     if (CAI_IMPL_UNLIKELY(nargs != n)) {
         PyErr_Format(PyExc_TypeError, "expected %d array arguments; got %zd", CAI_IMPL_CAST(int, n), nargs);
         return -1;
@@ -509,22 +487,24 @@ CAI_API int cai_call_begin(cai_call_t *call, cai_state_t *state, cai_order_t ord
     call->device = cai_impl_device(CAI_DEVICE_CPU, 0);
     call->impl_state = state;
     call->impl_views = views;
-    call->impl_n = n;
+    call->impl_n = 0;
     call->impl_guard.previous = -1;
     begin.call = call;
     begin.order = order;
     begin.requests = requests;
     begin.args = args;
     begin.work_stream.exchange = NULL;
+    begin.lent = begin.again = begin.unfinished = false;
+    cai_impl_shared_begin(&begin.shared);
     cai_impl_catch_up(state);
-    result = cai_impl_call_read_at_once(&begin, n, &on_gpu);
-    if (CAI_IMPL_UNLIKELY(result == CAI_IMPL_REFUSED))
-        return cai_impl_call_refused(call, false);
-    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
-        result = on_gpu ? cai_impl_call_enter(&begin) : CAI_IMPL_READ;
-    else
-        result = cai_impl_call_begin(&begin);
-    return CAI_IMPL_LIKELY(result == CAI_IMPL_READ) ? 0 : cai_impl_call_refused(call, true);
+    result = cai_impl_call_read(&begin, n);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ) && !cai_impl_call_is_host(call))
+        result = cai_impl_call_enter(&begin);
+    if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
+        return cai_impl_call_refused(call);
+    if (CAI_IMPL_UNLIKELY(begin.unfinished))
+        cai_impl_call_finish(&begin);
+    return 0;
 }
 
 CAI_API PyObject *cai_call_end(cai_call_t *call, PyObject *result)

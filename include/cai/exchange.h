@@ -250,7 +250,9 @@ CAI_IMPL cai_impl_result_t cai_impl_exchange_read(const cai_impl_reader_t *reade
     if (view->impl_exchange == NULL || !cai_impl_allows(reader->request, CAI_VIA_EXCHANGE) ||
         (!cai_impl_exchange_lends(view) && view->impl_exchange->managed_tensor_from_py_object_no_sync == NULL))
         return CAI_IMPL_ABSENT;
-    view->flags = 0; /* a lent tensor may be read twice */
+    view->flags = 0; /* a lent tensor may be read twice, and be somewhere else then */
+    view->stream = NULL;
+    view->impl_progress &= ~CAI_IMPL_CAST(uint32_t, CAI_IMPL_HOLDS_OBJECT_ALONE);
     result = torch ? cai_impl_exchange_read_torch(reader) : cai_impl_exchange_own(reader);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
         result = cai_impl_exchange_set_stream(reader);

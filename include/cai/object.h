@@ -387,14 +387,19 @@ CAI_IMPL_HOT int cai_impl_view_open(const cai_impl_reader_t *reader)
     return cai_impl_type_look_up(reader);
 }
 
-/* An acquire has found its array: what it needed on the way can go. */
-CAI_IMPL_HOT void cai_impl_view_finish(const cai_impl_reader_t *reader)
+/* Whether a view that has found its array, or is about to, holds what it needed on the way, or has something to tell of
+ * its type. */
+CAI_IMPL bool cai_impl_view_is_unfinished(const cai_view_t *view)
 {
-    if (CAI_IMPL_UNLIKELY(reader->view->impl_interface != NULL || reader->view->impl_failure != NULL)) {
-        cai_impl_drop(&reader->view->impl_interface);
-        cai_impl_drop(&reader->view->impl_failure);
-    }
-    if (CAI_IMPL_UNLIKELY((reader->view->impl_progress & CAI_IMPL_KNOWN_TYPE) == 0) && reader->request->protocols == 0)
+    return view->impl_interface != NULL || view->impl_failure != NULL ||
+           (view->impl_progress & CAI_IMPL_KNOWN_TYPE) == 0;
+}
+
+CAI_IMPL_ASIDE void cai_impl_view_finish(const cai_impl_reader_t *reader)
+{
+    cai_impl_drop(&reader->view->impl_interface);
+    cai_impl_drop(&reader->view->impl_failure);
+    if ((reader->view->impl_progress & CAI_IMPL_KNOWN_TYPE) == 0 && reader->request->protocols == 0)
         cai_impl_type_learn(reader);
 }
 
@@ -414,7 +419,7 @@ CAI_IMPL cai_impl_result_t cai_impl_read_any(const cai_impl_reader_t *reader, ca
     result = cai_impl_read_first(reader);
     if (result == CAI_IMPL_ABSENT)
         result = cai_impl_read_last(reader, consumer);
-    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+    if (result == CAI_IMPL_READ && CAI_IMPL_UNLIKELY(cai_impl_view_is_unfinished(reader->view)))
         cai_impl_view_finish(reader);
     return result;
 }
