@@ -24,7 +24,7 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_at_once_failed(void)
 CAI_IMPL bool cai_impl_at_once_is_tensor(const cai_state_t *state, PyObject *object)
 {
     const cai_impl_type_t *known = cai_impl_type_find(state, Py_TYPE(object));
-    return known != NULL && (known->facts & CAI_IMPL_TYPE_TORCH) != 0;
+    return known != NULL && (cai_impl_type_facts(known) & CAI_IMPL_TYPE_TORCH) != 0;
 }
 
 /* Ask a tensor that is to be written to for its gradient, which may run Python code, and so comes before anything is read.
@@ -68,7 +68,7 @@ CAI_IMPL cai_impl_result_t cai_impl_torch_at_once(const cai_impl_reader_t *reade
     cai_view_t  *view = reader->view;
     cai_tensor_t tensor;
     view->impl_exchange = known->exchange;
-    view->impl_facts = known->facts;
+    view->impl_facts = cai_impl_type_facts(known);
     if (CAI_IMPL_UNLIKELY(!cai_impl_exchange_lends(view)))
         return CAI_IMPL_ABSENT;
     if (CAI_IMPL_UNLIKELY(known->exchange->dltensor_from_py_object_no_sync(reader->object, &tensor) != 0))
@@ -92,11 +92,12 @@ CAI_IMPL_HOT cai_impl_result_t cai_impl_read_at_once(cai_state_t *state, PyObjec
 {
     const cai_impl_type_t *known = cai_impl_type_find(state, Py_TYPE(object));
     cai_impl_reader_t      reader;
+    const uint32_t         facts = known == NULL ? 0 : cai_impl_type_facts(known);
     cai_impl_result_t      result;
-    if (known == NULL || (known->facts & (CAI_IMPL_TYPE_NUMPY | CAI_IMPL_TYPE_TORCH)) == 0 || request->protocols != 0)
+    if ((facts & (CAI_IMPL_TYPE_NUMPY | CAI_IMPL_TYPE_TORCH)) == 0 || request->protocols != 0)
         return CAI_IMPL_ABSENT;
     cai_impl_view_reset(view);
-    if ((known->facts & CAI_IMPL_TYPE_NUMPY) != 0) {
+    if ((facts & CAI_IMPL_TYPE_NUMPY) != 0) {
         result = cai_impl_numpy_at_once(view, object, request, shared) ? CAI_IMPL_READ : CAI_IMPL_ABSENT;
     } else {
         reader = cai_impl_reader_for(state, object, request, cai_order_none(), view);

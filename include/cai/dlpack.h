@@ -223,12 +223,22 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_dlpack_check_capture(const cai_impl_rea
         CAI_IMPL_CAST(void *, question->stream));
 }
 
+/* Whether the producer's type has refused -1 before, and can be told legacy in its place, as it was then. */
+CAI_IMPL_COLD bool cai_impl_dlpack_takes_legacy_for_none(const cai_impl_reader_t *reader, cai_device_t device)
+{
+    bool capturing = false;
+    return (reader->view->impl_facts & CAI_IMPL_TYPE_REFUSES_NONE) != 0 &&
+           cai_impl_stream_is_capturing_on(CAI_STREAM_LEGACY, device.device_id, &capturing, NULL) == CAI_OK &&
+           !capturing;
+}
+
 /* Some producers refuse -1 (JAX) or 2 (torch). Ordering before the legacy stream is more than -1 asks for; in the place of
  * 2 it leaves the rest of the way to be ordered by cai. The producer's refusal is set, and becomes the cause of ours. */
 CAI_IMPL_COLD cai_impl_result_t cai_impl_dlpack_ask_again(const cai_impl_reader_t *reader, PyObject *method,
                                                           cai_device_t device, cai_impl_dlpack_question_t *question,
                                                           PyObject **capsule)
 {
+    const bool        none = question->number == -1;
     cai_impl_result_t result;
     PyObject         *first;
     if (question->number == 2)
@@ -245,6 +255,10 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_dlpack_ask_again(const cai_impl_reader_
         return CAI_IMPL_PRODUCER_RAISED;
     }
     Py_DECREF(first);
+    if (none) {
+        reader->view->impl_facts |= CAI_IMPL_TYPE_REFUSES_NONE;
+        reader->view->impl_progress |= CAI_IMPL_NEWS_OF_TYPE;
+    }
     return CAI_IMPL_READ;
 }
 
@@ -279,6 +293,8 @@ CAI_IMPL cai_impl_result_t cai_impl_dlpack_read_device(const cai_impl_reader_t *
     cai_impl_result_t          result = cai_impl_dlpack_check_capture(reader, device, &question);
     if (result != CAI_IMPL_READ)
         return result;
+    if (question.number == -1 && cai_impl_dlpack_takes_legacy_for_none(reader, device))
+        question.number = 1;
     if (device.device_type == CAI_DEVICE_CUDA && cai_device_guard_enter(&guard, device.device_id, &error) != CAI_OK)
         return cai_impl_refuse(reader, CAI_VIA_DLPACK, CAI_IMPL_REFUSED, &error);
     result = cai_impl_dlpack_ask_producer(reader, method, device, &question, &capsule);
@@ -342,37 +358,42 @@ CAI_IMPL uint32_t cai_impl_dlpack_possible_memory(int32_t device_type)
     return (memory & (CAI_ON_HOST | CAI_ON_PINNED)) != 0 ? CAI_ON_HOST | CAI_ON_PINNED : memory;
 }
 
-CAI_IMPL cai_impl_result_t cai_impl_dlpack_read_with(const cai_impl_reader_t *reader, PyObject *method,
-                                                     cai_device_t device, cai_stream_t consumer)
+/* An object that has __dlpack__. */
+typedef struct cai_impl_dlpack_producer {
+    PyObject    *method; /* owned, NULL if there is none */
+    cai_device_t device; /* where it says that its array is; type 0 where it does not say */
+} cai_impl_dlpack_producer_t;
+
+/* Ask whether the object has __dlpack__, and where its array is. The caller drops the method, whatever is returned. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_dlpack_meet(const cai_impl_reader_t    *reader,
+                                                     cai_impl_dlpack_producer_t *producer)
 {
-    const uint32_t possible = cai_impl_dlpack_possible_memory(device.device_type);
+    int found;
+    producer->method = NULL;
+    producer->device = cai_impl_device(0, -1);
+    if (!cai_impl_allows(reader->request, CAI_VIA_DLPACK))
+        return CAI_IMPL_ABSENT;
+    found =
+        cai_impl_get_attribute(reader->object, cai_impl_name(reader->state, CAI_IMPL_NAME_DLPACK), &producer->method);
+    if (found <= 0)
+        return found < 0 ? CAI_IMPL_PRODUCER_RAISED : CAI_IMPL_ABSENT;
+    return cai_impl_dlpack_ask_device(reader, &producer->device);
+}
+
+/* Read the array, for work on stream `consumer` (of cai_order_wait and cai_order_adopt). */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_dlpack_read(const cai_impl_reader_t          *reader,
+                                                     const cai_impl_dlpack_producer_t *producer, cai_stream_t consumer)
+{
+    const uint32_t possible = cai_impl_dlpack_possible_memory(producer->device.device_type);
+    cai_device_t   device = producer->device;
     char           words[32];
     if (!cai_impl_wants_memory(reader->request, possible))
         return cai_impl_refuse_memory(reader, CAI_VIA_DLPACK, cai_device_words(device.device_type, words));
     if ((possible & CAI_ON_HOST) != 0)
-        return cai_impl_dlpack_read_host(reader, method);
+        return cai_impl_dlpack_read_host(reader, producer->method);
     if (device.device_type == CAI_DEVICE_CUDA_MANAGED)
         device.device_id = -1; /* 0 by rule, which says nothing: whatever device is current */
-    return cai_impl_dlpack_read_device(reader, method, device, consumer);
-}
-
-/* Read an object by __dlpack__, for work on stream `consumer` (of cai_order_wait and cai_order_adopt). */
-CAI_IMPL_COLD cai_impl_result_t cai_impl_dlpack_read(const cai_impl_reader_t *reader, cai_stream_t consumer)
-{
-    cai_device_t      device = cai_impl_device(0, -1);
-    PyObject         *method;
-    cai_impl_result_t result;
-    int               found;
-    if (!cai_impl_allows(reader->request, CAI_VIA_DLPACK))
-        return CAI_IMPL_ABSENT;
-    found = cai_impl_get_attribute(reader->object, cai_impl_name(reader->state, CAI_IMPL_NAME_DLPACK), &method);
-    if (found <= 0)
-        return found < 0 ? CAI_IMPL_PRODUCER_RAISED : CAI_IMPL_ABSENT;
-    result = cai_impl_dlpack_ask_device(reader, &device);
-    if (result == CAI_IMPL_READ)
-        result = cai_impl_dlpack_read_with(reader, method, device, consumer);
-    Py_DECREF(method);
-    return result;
+    return cai_impl_dlpack_read_device(reader, producer->method, device, consumer);
 }
 
 /* With cai_order_none(), read an object whose type has CAI_IMPL_TYPE_CUDA_DLPACK: nothing has to be known for -1 but that

@@ -118,17 +118,22 @@ CAI_IMPL_COLD bool cai_impl_type_has_dlpack(const cai_state_t *state, PyTypeObje
     return method != NULL;
 }
 
-/* Remember the protocol that served the first object of a type. Only a request that allows all of them says something
- * about the type. */
+/* Remember of a type the protocol that served its first object; and __dlpack__, once it served an object that a buffer,
+ * which served others, could not show: a type of arrays on the host and on devices, as JAX's. Only a request that allows
+ * all protocols says something about the type. */
 CAI_IMPL_COLD void cai_impl_type_learn(const cai_impl_reader_t *reader)
 {
     const cai_view_t *view = reader->view;
+    const bool        on_cuda = view->tensor.device.device_type == CAI_DEVICE_CUDA;
+    const bool        is_first = (view->impl_progress & CAI_IMPL_KNOWN_TYPE) == 0;
     cai_impl_type_t   known;
     known.type = Py_TYPE(reader->object);
     known.exchange = view->impl_exchange;
     known.facts = view->impl_facts;
-    known.hint = view->protocol;
-    if (view->protocol == CAI_VIA_CUDA_ARRAY_INTERFACE && view->tensor.device.device_type == CAI_DEVICE_CUDA &&
+    known.hint = view->impl_hint;
+    if (is_first || (view->impl_hint == CAI_VIA_BUFFER && view->protocol == CAI_VIA_DLPACK && on_cuda))
+        known.hint = view->protocol;
+    if (is_first && view->protocol == CAI_VIA_CUDA_ARRAY_INTERFACE && on_cuda &&
         cai_impl_type_has_dlpack(reader->state, known.type))
         known.facts |= CAI_IMPL_TYPE_CUDA_DLPACK;
     cai_impl_type_publish(reader->state, &known);
@@ -178,8 +183,8 @@ CAI_IMPL_HOT int cai_impl_type_look_up(const cai_impl_reader_t *reader)
             return -1;
     }
     view->impl_exchange = entry->exchange;
-    view->impl_facts = entry->facts;
-    view->impl_hint = entry->hint;
+    view->impl_facts = cai_impl_type_facts(entry);
+    view->impl_hint = cai_impl_type_hint(entry);
     return 0;
 }
 
@@ -316,7 +321,8 @@ CAI_IMPL cai_impl_result_t cai_impl_read_interface(const cai_impl_reader_t *read
     return result;
 }
 
-/* Steps 3 and 4, for what is not read by the exchange API. ABSENT: steps 5 and 6 remain. */
+/* Steps 3 and 4, for what is not read by the exchange API. ABSENT: steps 5 and 6 remain. A type that __dlpack__ serves is
+ * asked by that first. */
 CAI_IMPL cai_impl_result_t cai_impl_read_told(const cai_impl_reader_t *reader)
 {
     const uint32_t    hint = reader->view->impl_hint;
@@ -324,11 +330,11 @@ CAI_IMPL cai_impl_result_t cai_impl_read_told(const cai_impl_reader_t *reader)
     if (reader->order.mode == CAI_ORDER_NONE && (reader->view->impl_facts & CAI_IMPL_TYPE_CUDA_DLPACK) != 0 &&
         cai_impl_allows(reader->request, CAI_VIA_DLPACK))
         result = cai_impl_note(reader, cai_impl_dlpack_read_unordered(reader));
-    if (result != CAI_IMPL_ABSENT)
+    if (result != CAI_IMPL_ABSENT || hint == CAI_VIA_DLPACK)
         return result;
     if (hint != CAI_VIA_CUDA_ARRAY_INTERFACE)
         result = cai_impl_note(reader, cai_impl_buffer_read(reader));
-    if (result == CAI_IMPL_ABSENT && hint != CAI_VIA_DLPACK)
+    if (result == CAI_IMPL_ABSENT)
         result = cai_impl_note(reader, cai_impl_read_interface(reader));
     if (result == CAI_IMPL_ABSENT && hint == CAI_VIA_CUDA_ARRAY_INTERFACE)
         result = cai_impl_note(reader, cai_impl_buffer_read(reader));
@@ -362,6 +368,22 @@ CAI_IMPL_HOT cai_impl_result_t cai_impl_read_first(const cai_impl_reader_t *read
     return result == CAI_IMPL_ABSENT ? cai_impl_read_foreign(reader) : result;
 }
 
+/* Step 5. A type that __dlpack__ serves says where its array is first: one on the host is read by the buffer protocol all
+ * the same, which also says whether it may be written, and one on a device has no buffer. */
+CAI_IMPL cai_impl_result_t cai_impl_read_dlpack(const cai_impl_reader_t *reader, cai_stream_t consumer)
+{
+    cai_impl_dlpack_producer_t producer;
+    cai_impl_result_t          met = cai_impl_note(reader, cai_impl_dlpack_meet(reader, &producer));
+    cai_impl_result_t          result = met == CAI_IMPL_REFUSED ? CAI_IMPL_REFUSED : CAI_IMPL_ABSENT;
+    if (result == CAI_IMPL_ABSENT && reader->view->impl_hint == CAI_VIA_DLPACK &&
+        producer.device.device_type != CAI_DEVICE_CUDA)
+        result = cai_impl_note(reader, cai_impl_buffer_read(reader));
+    if (result == CAI_IMPL_ABSENT && met == CAI_IMPL_READ)
+        result = cai_impl_note(reader, cai_impl_dlpack_read(reader, &producer, consumer));
+    Py_XDECREF(producer.method);
+    return result;
+}
+
 /* Steps 5 and 6: producers that order their work before the consumer's stream, and those that say nothing. The last
  * chance: nothing found raises. */
 CAI_IMPL cai_impl_result_t cai_impl_read_last(const cai_impl_reader_t *reader, cai_stream_t consumer)
@@ -369,12 +391,14 @@ CAI_IMPL cai_impl_result_t cai_impl_read_last(const cai_impl_reader_t *reader, c
     cai_view_t       *view = reader->view;
     cai_impl_result_t result = CAI_IMPL_ABSENT;
     if (!PyCapsule_CheckExact(reader->object))
-        result = cai_impl_note(reader, cai_impl_dlpack_read(reader, consumer));
+        result = cai_impl_read_dlpack(reader, consumer);
     if (result == CAI_IMPL_ABSENT && view->impl_hint == CAI_VIA_DLPACK)
         result = cai_impl_note(reader, cai_impl_read_interface(reader));
     if (result == CAI_IMPL_ABSENT && view->impl_interface != NULL)
         result = cai_impl_note(reader,
                                cai_impl_interface_read(reader, CAI_IMPL_CAST(PyObject *, view->impl_interface), false));
+    if (result == CAI_IMPL_READ && view->protocol == CAI_VIA_DLPACK && view->impl_hint == CAI_VIA_BUFFER)
+        view->impl_progress |= CAI_IMPL_NEWS_OF_TYPE;
     return result == CAI_IMPL_ABSENT ? cai_impl_raise_failure(reader) : result;
 }
 
@@ -387,19 +411,23 @@ CAI_IMPL_HOT int cai_impl_view_open(const cai_impl_reader_t *reader)
     return cai_impl_type_look_up(reader);
 }
 
+CAI_IMPL bool cai_impl_view_has_news(const cai_view_t *view)
+{
+    return (view->impl_progress & (CAI_IMPL_KNOWN_TYPE | CAI_IMPL_NEWS_OF_TYPE)) != CAI_IMPL_KNOWN_TYPE;
+}
+
 /* Whether a view that has found its array, or is about to, holds what it needed on the way, or has something to tell of
  * its type. */
 CAI_IMPL bool cai_impl_view_is_unfinished(const cai_view_t *view)
 {
-    return view->impl_interface != NULL || view->impl_failure != NULL ||
-           (view->impl_progress & CAI_IMPL_KNOWN_TYPE) == 0;
+    return view->impl_interface != NULL || view->impl_failure != NULL || cai_impl_view_has_news(view);
 }
 
 CAI_IMPL_ASIDE void cai_impl_view_finish(const cai_impl_reader_t *reader)
 {
     cai_impl_drop(&reader->view->impl_interface);
     cai_impl_drop(&reader->view->impl_failure);
-    if ((reader->view->impl_progress & CAI_IMPL_KNOWN_TYPE) == 0 && reader->request->protocols == 0)
+    if (cai_impl_view_has_news(reader->view) && reader->request->protocols == 0)
         cai_impl_type_learn(reader);
 }
 

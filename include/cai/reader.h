@@ -28,10 +28,11 @@ typedef struct cai_impl_reader {
 
 /* impl_progress of a view. */
 enum {
-    CAI_IMPL_KNOWN_TYPE = 1,        /* the type was in the cache */
-    CAI_IMPL_FAILURE_FOREIGN = 2,   /* impl_failure is the producer's own exception, not one of cai's */
-    CAI_IMPL_LENT = 4,              /* of a call: the tensor is lent, and looked at last */
-    CAI_IMPL_HOLDS_OBJECT_ALONE = 8 /* the object is all that there is to give back, and nothing is to be ordered */
+    CAI_IMPL_KNOWN_TYPE = 1,         /* the type was in the cache */
+    CAI_IMPL_FAILURE_FOREIGN = 2,    /* impl_failure is the producer's own exception, not one of cai's */
+    CAI_IMPL_LENT = 4,               /* of a call: the tensor is lent, and looked at last */
+    CAI_IMPL_HOLDS_OBJECT_ALONE = 8, /* the object is all that there is to give back, and nothing is to be ordered */
+    CAI_IMPL_NEWS_OF_TYPE = 16       /* something has shown that is to be remembered of the type */
 };
 
 CAI_IMPL cai_impl_reader_t cai_impl_reader_for(cai_state_t *state, PyObject *object, const cai_request_t *request,

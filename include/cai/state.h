@@ -65,20 +65,21 @@ typedef enum cai_impl_name {
 } cai_impl_name_t;
 
 /* What is remembered of an exact type, as a hint for the order of protocols and never as a refusal. The one negative
- * fact is that a type without an exchange table keeps having none. */
+ * fact is that a type without an exchange table keeps having none. Facts and hint may be learned later. */
 typedef struct cai_impl_type {
     PyTypeObject                *type;     /* owned, so that the address cannot mean another type later */
     const cai_dlpack_exchange_t *exchange; /* NULL: the type has no table */
     uint32_t                     facts;    /* CAI_IMPL_TYPE_… */
-    uint32_t                     hint;     /* the CAI_VIA_… that served the first object of the type */
+    uint32_t                     hint;     /* the CAI_VIA_… to try first: see cai_impl_type_learn */
 } cai_impl_type_t;
 
 enum {
     CAI_IMPL_TYPE_TORCH = 1,        /* torch.Tensor or a subclass, answered by torch's own table */
     CAI_IMPL_TYPE_MASKED = 2,       /* numpy.ma.MaskedArray or a subclass */
+    CAI_IMPL_TYPE_ARRAY = 4,        /* has `_capsule`: an Array of this or another extension, or an author's type */
     CAI_IMPL_TYPE_NUMPY = 8,        /* numpy.ndarray itself, its C layout known */
     CAI_IMPL_TYPE_CUDA_DLPACK = 16, /* has __dlpack__ beside what served, and its first object was on a CUDA device */
-    CAI_IMPL_TYPE_ARRAY = 4         /* has `_capsule`: an Array of this or another extension, or an author's type */
+    CAI_IMPL_TYPE_REFUSES_NONE = 32 /* its __dlpack__ has refused -1, and given the same array for legacy */
 };
 
 /* Slots of the cache, a power of two, and how many are filled at most: the rest keeps the search short. */
@@ -605,7 +606,8 @@ CAI_IMPL size_t cai_impl_type_slot(const PyTypeObject *type)
 }
 CAI_IMPL_STATIC_ASSERT(CAI_IMPL_TYPE_SLOTS == 1 << 7, "cai_impl_type_slot gives seven bits");
 
-/* The published entry of an exact type, or NULL. It never changes and lives as long as the state. */
+/* The published entry of an exact type, or NULL. It lives as long as the state; of what is in it only facts and hint
+ * change, each by itself. */
 CAI_IMPL const cai_impl_type_t *cai_impl_type_find(const cai_state_t *state, const PyTypeObject *type)
 {
     for (size_t slot = cai_impl_type_slot(type);; slot = (slot + 1) % CAI_IMPL_TYPE_SLOTS) {
@@ -618,21 +620,34 @@ CAI_IMPL const cai_impl_type_t *cai_impl_type_find(const cai_state_t *state, con
     }
 }
 
-/* Publish what is known of a type, unless somebody else did or the cache is full. Runs no Python code. */
+CAI_IMPL uint32_t cai_impl_type_facts(const cai_impl_type_t *entry)
+{
+    return __atomic_load_n(&entry->facts, __ATOMIC_RELAXED);
+}
+
+CAI_IMPL uint32_t cai_impl_type_hint(const cai_impl_type_t *entry)
+{
+    return __atomic_load_n(&entry->hint, __ATOMIC_RELAXED);
+}
+
+/* Publish what is known of a type, unless the cache is full. Runs no Python code. */
 CAI_IMPL_COLD void cai_impl_type_publish(cai_state_t *state, const cai_impl_type_t *known)
 {
-    size_t slot = cai_impl_type_slot(known->type);
+    size_t           slot = cai_impl_type_slot(known->type);
+    cai_impl_type_t *entry;
     while (__atomic_test_and_set(&state->impl_types_lock, __ATOMIC_ACQUIRE)) {
     }
     while (state->impl_types[slot].type != NULL && state->impl_types[slot].type != known->type)
         slot = (slot + 1) % CAI_IMPL_TYPE_SLOTS;
-    if (state->impl_types[slot].type == NULL && state->impl_n_types < CAI_IMPL_TYPE_LIMIT) {
-        cai_impl_type_t *entry = &state->impl_types[slot];
+    entry = &state->impl_types[slot];
+    if (entry->type != NULL || state->impl_n_types < CAI_IMPL_TYPE_LIMIT) {
+        __atomic_store_n(&entry->facts, entry->facts | known->facts, __ATOMIC_RELAXED);
+        __atomic_store_n(&entry->hint, known->hint, __ATOMIC_RELAXED);
+    }
+    if (entry->type == NULL && state->impl_n_types < CAI_IMPL_TYPE_LIMIT) {
         state->impl_n_types++;
         Py_INCREF(CAI_IMPL_BITS(PyObject *, known->type));
         entry->exchange = known->exchange;
-        entry->facts = known->facts;
-        entry->hint = known->hint;
         __atomic_store_n(&entry->type, known->type, __ATOMIC_RELEASE);
     }
     __atomic_clear(&state->impl_types_lock, __ATOMIC_RELEASE);

@@ -75,10 +75,11 @@ class DLPack(_Array):
     """
 
     TYPES = {"device": dlpack.CUDA, "managed": dlpack.MANAGED, "pinned": dlpack.CUDA_HOST}
+    refuses = ()
 
-    def __init__(self, array, legacy=False, tensor=(), announce=None, refuses=(), **kwargs):
+    def __init__(self, array, legacy=False, tensor=(), announce=None, **kwargs):
         super().__init__(array, **kwargs)
-        self.legacy, self.refuses = legacy, refuses
+        self.legacy = legacy
         self.tensor = dict(tensor)
         kind = self.memory.kind
         self.announce = announce or (self.TYPES[kind], self.device if kind == "device" else 0)
@@ -113,6 +114,11 @@ class DLPack(_Array):
     @property
     def deletions(self):
         return [managed.deletions for managed in self.made]
+
+
+def refusing(*streams, base=DLPack):
+    """A new type whose objects refuse streams, as JAX -1 and torch 2: of a type that did so more is remembered."""
+    return type("Refusing", (base,), {"refuses": streams})
 
 
 class Both(Interface, DLPack):

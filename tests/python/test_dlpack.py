@@ -14,7 +14,7 @@ import checks
 import dlpack
 import emulated
 from dlpack import CPU, CUDA, CUDA_HOST, MANAGED, Managed, capsule_name
-from producers import Both, DLPack, Memory
+from producers import Both, DLPack, Memory, refusing
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -766,7 +766,7 @@ def test_pitfall_40_jax_refuses_minus_one(accepts, exception):
             raise exception("an invalid stream")
         return self.export(stream=stream, max_version=max_version)
 
-    source = Asked(answer)
+    source = type("Jax", (Asked,), {})(answer)
     with accepts(source, "none") as view:
         assert np.array_equal(checks.read(view), SIX)
     streams = [asked["stream"] for asked in source.asked]
@@ -800,7 +800,7 @@ def test_pitfall_40_torch_refuses_2(accepts, exception):
 
 @pytest.mark.parametrize("order, streams", [("adopt", [1]), ("block", [1]), ("none", [-1, 1]), (emulated.LEGACY, [1])])
 def test_pitfall_40_a_producer_that_refuses_every_stream(refuses, order, streams):
-    source = DLPack(SIX, refuses=(1, 2, -1))
+    source = refusing(1, 2, -1)(SIX)
     refusal = refuses("InterfaceNotImplementedError", source, order, cause=BufferError)
     assert [asked["stream"] for asked in source.asked] == streams
     for stream in streams:

@@ -16,6 +16,7 @@ import checks
 import dlpack
 import emulated
 import faults
+import producers
 import tables
 from dlpack import CUDA, MANAGED
 from producers import Both, DLPack, Interface, Memory
@@ -458,7 +459,7 @@ def trapped_sources(trap):
         "versioned": lambda: trapped(DLPack, trap)(SIX),
         "legacy": lambda: trapped(DLPack, trap)(SIX, legacy=True),
         "on_another_device": lambda: trapped(DLPack, trap)(SIX, device=1),
-        "refusing": lambda: trapped(DLPack, trap)(SIX, refuses=(-1,)),
+        "refusing": lambda: trapped(producers.refusing(-1), trap)(SIX),
         "both": lambda: trapped(Both, trap)(SIX),
         "both_without_order": lambda: trapped(Both, trap)(SIX, version=2),
         "table": lambda: trapped(tables.Array, trap, **{NAME: tables.make_table()})(*at),
@@ -568,7 +569,7 @@ def cuda_sources():
         "interface_of_managed_memory": lambda stream: Interface(SIX, stream=stream, kind="managed"),
         "dlpack": lambda stream: DLPack(SIX),
         "dlpack_legacy": lambda stream: DLPack(SIX, legacy=True),
-        "dlpack_refusing": lambda stream: DLPack(SIX, refuses=(-1, 2)),
+        "dlpack_refusing": lambda stream: producers.refusing(-1, 2)(SIX),
         "dlpack_on_another_device": lambda stream: DLPack(SIX, device=1),
         "dlpack_of_managed_memory": lambda stream: DLPack(SIX, kind="managed"),
         "both": lambda stream: Both(SIX, stream=stream),

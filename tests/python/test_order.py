@@ -333,7 +333,7 @@ def test_pitfall_40_producer_of_host_memory_is_told_no_stream(order):
 
 def test_order_none_asks_for_legacy_where_minus_one_is_refused():
     """JAX takes -1 for a handle."""
-    array = producers.DLPack(np.zeros(4, "f4"), refuses=(-1,))
+    array = producers.refusing(-1)(np.zeros(4, "f4"))
     probe.acquire(array, "none", {}).release()
     assert [call["stream"] for call in array.asked] == [-1, 1]
     assert emulated.calls("cudaStreamSynchronize") == []
@@ -361,7 +361,7 @@ def test_pitfall_40_per_thread_stream_is_ordered_by_cai_where_the_producer_refus
 @pytest.mark.parametrize("refuses", [(1,), (1, -1)])
 def test_a_producer_that_refuses_the_stream_is_never_asked_without_it(refuses):
     """pitfall 36: without the stream, the order would be lost silently."""
-    array = producers.DLPack(np.zeros(4, "f4"), refuses=refuses)
+    array = producers.refusing(*refuses)(np.zeros(4, "f4"))
     with pytest.raises(probe.InterfaceNotImplementedError, match="stream 1 is refused") as raised:
         probe.acquire(array, "adopt", {})
     assert isinstance(raised.value.__cause__, BufferError)
@@ -758,7 +758,7 @@ def test_a_dlpack_producer_is_not_told_legacy_while_a_blocking_stream_captures(s
 @pytest.mark.parametrize("mode", MODES)
 def test_a_dlpack_producer_is_not_told_legacy_as_a_second_choice_either(order, refuses, mode):
     """Who refuses -1 (JAX) or 2 (torch) is asked with 1, which must not be said while that breaks a capture."""
-    array = producers.DLPack(np.zeros(4, "f4"), stream=make_stream("non-blocking"), refuses=(refuses,))
+    array = producers.refusing(refuses)(np.zeros(4, "f4"), stream=make_stream("non-blocking"))
     with Capture(make_stream("blocking"), mode):
         with pytest.raises(probe.StreamCaptureError, match="captur"):
             probe.acquire(array, order, {})
@@ -1128,7 +1128,7 @@ def test_the_host_waits_for_the_consumer_of_pinned_memory(order):
 
 def test_pitfall_40_events_stand_in_for_the_per_thread_stream_that_a_producer_refuses():
     """Legacy is implicitly ordered before the thread's stream, which is not to be relied on."""
-    array = producers.DLPack(np.zeros(4, "f4"), refuses=(2,))
+    array = producers.refusing(2)(np.zeros(4, "f4"))
     view = probe.acquire(array, PER_THREAD, {})
     assert [call["stream"] for call in array.asked] == [2, 1]
     assert event_orders() == [(LEGACY, PER_THREAD)]
