@@ -94,10 +94,10 @@ CAI_IMPL_HOT cai_impl_result_t cai_impl_read_at_once(cai_state_t *state, PyObjec
     cai_impl_reader_t      reader;
     const uint32_t         facts = known == NULL ? 0 : cai_impl_type_facts(known);
     cai_impl_result_t      result;
-    if ((facts & (CAI_IMPL_TYPE_NUMPY | CAI_IMPL_TYPE_TORCH)) == 0 || request->protocols != 0)
+    if ((facts & (CAI_IMPL_TYPE_NUMPY_LAYOUT | CAI_IMPL_TYPE_TORCH)) == 0 || request->protocols != 0)
         return CAI_IMPL_ABSENT;
     cai_impl_view_reset(view);
-    if ((facts & CAI_IMPL_TYPE_NUMPY) != 0) {
+    if ((facts & CAI_IMPL_TYPE_NUMPY_LAYOUT) != 0) {
         result = cai_impl_numpy_at_once(view, object, request, shared) ? CAI_IMPL_READ : CAI_IMPL_ABSENT;
     } else {
         reader = cai_impl_reader_for(state, object, request, cai_order_none(), view);

@@ -47,7 +47,7 @@ CAI_API CAI_NODISCARD cai_status_t cai_current_device(int32_t *device_id, cai_er
  * nothing. On failure (CUDA_CALL) the current device is as before and leaving is harmless.
  */
 CAI_API CAI_NODISCARD cai_status_t cai_device_guard_enter(cai_device_guard_t *guard, int32_t device_id,
-                                                          cai_error_t *error);
+                                                          cai_error_t *error) CAI_IMPL_SELDOM;
 /** Go back to the device that was current at the matching enter. Twice is harmless. */
 CAI_API cai_status_t cai_device_guard_leave(cai_device_guard_t *guard, cai_error_t *error);
 

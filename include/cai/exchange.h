@@ -74,7 +74,7 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_exchange_failed(const char *function)
 /* -------------------------------------------------------------------------------------------------- the reader --- */
 
 /* A boolean attribute or method of a tensor: 1, 0, or -1 with the producer's exception. */
-CAI_IMPL int cai_impl_exchange_ask(const cai_state_t *state, PyObject *object, cai_impl_name_t name, bool call)
+CAI_IMPL_COLD int cai_impl_exchange_ask(const cai_state_t *state, PyObject *object, cai_impl_name_t name, bool call)
 {
     PyObject *answer = PyObject_GetAttr(object, cai_impl_name(state, name)), *result;
     int       truth;
@@ -141,7 +141,7 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_exchange_settle(const cai_impl_reader_t
 }
 
 /* torch's tensor, lent: into the view as it is now. */
-CAI_IMPL cai_impl_result_t cai_impl_torch_borrow(const cai_impl_reader_t *reader)
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_torch_borrow(const cai_impl_reader_t *reader)
 {
     cai_tensor_t tensor;
     if (CAI_IMPL_UNLIKELY(reader->view->impl_exchange->dltensor_from_py_object_no_sync(reader->object, &tensor) != 0))
@@ -152,7 +152,7 @@ CAI_IMPL cai_impl_result_t cai_impl_torch_borrow(const cai_impl_reader_t *reader
 }
 
 /* An owned tensor of whatever producer: into the view, which gives it back at release. */
-CAI_IMPL cai_impl_result_t cai_impl_exchange_own(const cai_impl_reader_t *reader)
+CAI_IMPL_COLD cai_impl_result_t cai_impl_exchange_own(const cai_impl_reader_t *reader)
 {
     cai_dlpack_managed_versioned_t *managed = NULL;
     cai_error_t                     error;
@@ -175,7 +175,7 @@ CAI_IMPL bool cai_impl_knows_work_stream(const cai_impl_work_stream_t *known, co
 
 /* Ask for the stream that the producer works on now, NULL where it does not say. Pinned memory has no device of its own;
  * whoever fills it does so from the current one. */
-CAI_IMPL cai_impl_result_t cai_impl_exchange_ask_stream(const cai_impl_reader_t *reader, void **stream)
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_exchange_ask_stream(const cai_impl_reader_t *reader, void **stream)
 {
     const cai_dlpack_exchange_t *exchange = reader->view->impl_exchange;
     cai_impl_work_stream_t      *known = reader->work_stream;

@@ -1,11 +1,12 @@
 /**
- * cai/numpy_array.h - an exact numpy.ndarray, read from its C struct instead of asked by the buffer protocol, which says
- * the same and takes twice as long.
+ * cai/numpy_array.h - a numpy.ndarray, read from its C struct instead of asked by the buffer protocol, which says the same
+ * and takes twice as long.
  *
  * NumPy publishes the struct and has kept it since version 1.7; its headers are not needed. A type is taken for NumPy's
- * own only if NumPy's table of functions names it and gives one of the two ABI versions that are known here. Everything
- * out of the ordinary is left to the buffer protocol: subclasses (masked arrays, memmap), what is no plain number in the
- * machine's byte order, strides that are no multiple of the item size.
+ * own only if NumPy's table of functions names it and gives one of the two ABI versions that are known here; a subclass
+ * (memmap, matrix, an author's own) is read likewise where it has NumPy's own buffer function when it is first met.
+ * Everything out of the ordinary is left to the buffer protocol: masked arrays, what is no plain number in the machine's
+ * byte order, strides that are no multiple of the item size.
  *
  * Private to cai; object.h is the way in. Specification: PyArrayObject_fields, PyArray_Descr and NPY_TYPES of NumPy's
  * ndarraytypes.h, versions 1.21 to 2.4; NumPy's C API guide (_ARRAY_API).
@@ -70,23 +71,29 @@ CAI_IMPL_COLD int cai_impl_numpy_find_api(const cai_state_t *state, PyObject **c
     return cai_impl_find_attribute(state, CAI_IMPL_NAME_NUMPY_1_CORE, CAI_IMPL_NAME_ARRAY_API, capsule);
 }
 
-/* Whether the type is numpy.ndarray itself, with a layout that is known. The table is believed once it names the type. 1,
- * 0, or -1 with an exception. */
-CAI_IMPL_COLD int cai_impl_type_is_numpy(const cai_state_t *state, PyTypeObject *type)
+/* What NumPy's table says of a type: CAI_IMPL_TYPE_NUMPY… */
+CAI_IMPL_COLD uint32_t cai_impl_numpy_facts_by(const cai_impl_numpy_api_t *api, PyTypeObject *type)
 {
-    PyObject                   *capsule;
-    const int                   found = cai_impl_numpy_find_api(state, &capsule);
-    int                         result = 0;
-    const cai_impl_numpy_api_t *api;
+    if (!PyType_IsSubtype(type, api->array_type) ||
+        PyType_GetSlot(type, Py_bf_getbuffer) != PyType_GetSlot(api->array_type, Py_bf_getbuffer) ||
+        (api->abi_version() != CAI_IMPL_NUMPY_ABI_1 && api->abi_version() != CAI_IMPL_NUMPY_ABI_2))
+        return 0;
+    return CAI_IMPL_TYPE_NUMPY_LAYOUT | (type == api->array_type ? CAI_IMPL_TYPE_NUMPY : 0);
+}
+
+/* Whether the type is numpy.ndarray or shown as one, with a layout that is known. The table is believed once it names a
+ * type that this one is, or is derived from. 0, or -1 with an exception. */
+CAI_IMPL_COLD int cai_impl_numpy_facts(const cai_state_t *state, PyTypeObject *type, uint32_t *facts)
+{
+    PyObject *capsule;
+    const int found = cai_impl_numpy_find_api(state, &capsule);
     if (found <= 0)
         return found;
-    if (PyCapsule_IsValid(capsule, NULL) != 0) {
-        api = CAI_IMPL_CAST(const cai_impl_numpy_api_t *, PyCapsule_GetPointer(capsule, NULL));
-        result = api->array_type == type &&
-                 (api->abi_version() == CAI_IMPL_NUMPY_ABI_1 || api->abi_version() == CAI_IMPL_NUMPY_ABI_2);
-    }
+    if (PyCapsule_IsValid(capsule, NULL) != 0)
+        *facts |= cai_impl_numpy_facts_by(
+            CAI_IMPL_CAST(const cai_impl_numpy_api_t *, PyCapsule_GetPointer(capsule, NULL)), type);
     Py_DECREF(capsule);
-    return result;
+    return 0;
 }
 
 /* The dtype of a type number (NPY_TYPES); lanes of 0 where the elements are no plain numbers in native order. */
@@ -102,7 +109,7 @@ CAI_IMPL_HOT cai_dtype_t cai_impl_numpy_dtype(const cai_impl_numpy_descr_t *desc
     return native && number < sizeof(dtypes) / sizeof(dtypes[0]) ? dtypes[number] : cai_impl_dtype(0, 0, 0);
 }
 
-/* Fill the view from an object whose type has CAI_IMPL_TYPE_NUMPY. False where the buffer protocol has to read it, or to
+/* Fill the view from an object whose type has CAI_IMPL_TYPE_NUMPY_LAYOUT. False where the buffer protocol has to read it, or to
  * say why not. */
 CAI_IMPL_HOT bool cai_impl_numpy_fill(cai_view_t *view, const PyObject *object)
 {
@@ -138,10 +145,11 @@ CAI_IMPL cai_impl_result_t cai_impl_numpy_read(const cai_impl_reader_t *reader)
 
 #else
 
-CAI_IMPL_COLD int cai_impl_type_is_numpy(const cai_state_t *state, PyTypeObject *type)
+CAI_IMPL_COLD int cai_impl_numpy_facts(const cai_state_t *state, PyTypeObject *type, uint32_t *facts)
 {
     (void)state;
     (void)type;
+    (void)facts;
     return 0;
 }
 

@@ -85,7 +85,7 @@ CAI_IMPL_COLD int cai_impl_type_has_capsule(const cai_state_t *state, PyTypeObje
 /* What is to be known of a type that the cache has not seen. 0, or -1 with an exception, in which case nothing is. */
 CAI_IMPL_COLD int cai_impl_type_inspect(const cai_state_t *state, PyObject *object, cai_impl_type_t *known)
 {
-    int torch, masked = 0, numpy = 0;
+    int torch, masked = 0;
     known->type = Py_TYPE(object);
     known->facts = known->hint = 0;
     known->exchange = NULL;
@@ -96,17 +96,15 @@ CAI_IMPL_COLD int cai_impl_type_inspect(const cai_state_t *state, PyObject *obje
     torch = cai_impl_type_is_torch(state, known->type, known->exchange);
     if (torch == 0 && PyObject_CheckBuffer(object))
         masked = cai_impl_type_is_masked(state, known->type);
-    if (torch == 0 && masked == 0 && PyObject_CheckBuffer(object))
-        numpy = cai_impl_type_is_numpy(state, known->type);
-    if (torch < 0 || masked < 0 || numpy < 0)
+    if (torch < 0 || masked < 0)
         return -1;
     if (torch != 0)
         known->facts |= CAI_IMPL_TYPE_TORCH;
     if (masked != 0)
         known->facts |= CAI_IMPL_TYPE_MASKED;
-    if (numpy != 0)
-        known->facts |= CAI_IMPL_TYPE_NUMPY;
-    return 0;
+    if (known->facts != 0 || known->exchange != NULL || !PyObject_CheckBuffer(object))
+        return 0;
+    return cai_impl_numpy_facts(state, known->type, &known->facts); /* of what nothing goes before */
 }
 
 /* Whether the type has __dlpack__. Leaves no exception: whoever cannot say has none. */
@@ -249,7 +247,7 @@ CAI_IMPL void cai_impl_give_back_array(void *managed)
 }
 
 /* Fill the view from an array, whose reference it takes over. The host waits for what is pending on host memory. */
-CAI_IMPL cai_impl_result_t cai_impl_array_fill(const cai_impl_reader_t *reader, cai_array_t *array)
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_array_fill(const cai_impl_reader_t *reader, cai_array_t *array)
 {
     cai_view_t       *view = reader->view;
     cai_error_t       error;
@@ -307,7 +305,7 @@ CAI_IMPL cai_impl_result_t cai_impl_array_read(const cai_impl_reader_t *reader)
 /* ------------------------------------------------------------------------------------------------- the choice ---- */
 
 /* A CUDA Array Interface that tells its order; one that does not is kept for later, so that it is fetched once. */
-CAI_IMPL cai_impl_result_t cai_impl_read_interface(const cai_impl_reader_t *reader)
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_read_interface(const cai_impl_reader_t *reader)
 {
     PyObject         *dict;
     cai_impl_result_t result = cai_impl_interface_fetch(reader, &dict);
@@ -323,7 +321,7 @@ CAI_IMPL cai_impl_result_t cai_impl_read_interface(const cai_impl_reader_t *read
 
 /* Steps 3 and 4, for what is not read by the exchange API. ABSENT: steps 5 and 6 remain. A type that __dlpack__ serves is
  * asked by that first. */
-CAI_IMPL cai_impl_result_t cai_impl_read_told(const cai_impl_reader_t *reader)
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_read_told(const cai_impl_reader_t *reader)
 {
     const uint32_t    hint = reader->view->impl_hint;
     cai_impl_result_t result = CAI_IMPL_ABSENT;
@@ -342,13 +340,10 @@ CAI_IMPL cai_impl_result_t cai_impl_read_told(const cai_impl_reader_t *reader)
 }
 
 /* Steps 1 to 4: whatever does not have to be told the consumer's stream. */
-CAI_IMPL_ASIDE cai_impl_result_t cai_impl_read_foreign(const cai_impl_reader_t *reader)
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_read_any_told(const cai_impl_reader_t *reader)
 {
     const cai_view_t *view = reader->view;
     cai_impl_result_t result = CAI_IMPL_ABSENT;
-    if (view->impl_exchange == NULL && (view->impl_facts & CAI_IMPL_TYPE_ARRAY) == 0 &&
-        (view->impl_hint & (CAI_VIA_BUFFER | CAI_VIA_CUDA_ARRAY_INTERFACE)) != 0)
-        return cai_impl_read_told(reader);
     if (CAI_IMPL_UNLIKELY((view->impl_facts & CAI_IMPL_TYPE_ARRAY) != 0) || PyCapsule_CheckExact(reader->object))
         result = cai_impl_note(reader, cai_impl_array_read(reader));
     if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_ABSENT))
@@ -359,18 +354,24 @@ CAI_IMPL_ASIDE cai_impl_result_t cai_impl_read_foreign(const cai_impl_reader_t *
     return result == CAI_IMPL_ABSENT ? cai_impl_read_told(reader) : result;
 }
 
-/* The same, with NumPy's own arrays before all others. */
+/* The same, with NumPy's own arrays before all others, and no detour for a type that steps 3 and 4 are known to serve. */
 CAI_IMPL_HOT cai_impl_result_t cai_impl_read_first(const cai_impl_reader_t *reader)
 {
+    const cai_view_t *view = reader->view;
     cai_impl_result_t result = CAI_IMPL_ABSENT;
-    if ((reader->view->impl_facts & CAI_IMPL_TYPE_NUMPY) != 0)
+    if ((view->impl_facts & CAI_IMPL_TYPE_NUMPY_LAYOUT) != 0)
         result = cai_impl_note(reader, cai_impl_numpy_read(reader));
-    return result == CAI_IMPL_ABSENT ? cai_impl_read_foreign(reader) : result;
+    if (result != CAI_IMPL_ABSENT)
+        return result;
+    if (view->impl_exchange == NULL && (view->impl_facts & CAI_IMPL_TYPE_ARRAY) == 0 &&
+        (view->impl_hint & (CAI_VIA_BUFFER | CAI_VIA_CUDA_ARRAY_INTERFACE)) != 0)
+        return cai_impl_read_told(reader);
+    return cai_impl_read_any_told(reader);
 }
 
 /* Step 5. A type that __dlpack__ serves says where its array is first: one on the host is read by the buffer protocol all
  * the same, which also says whether it may be written, and one on a device has no buffer. */
-CAI_IMPL cai_impl_result_t cai_impl_read_dlpack(const cai_impl_reader_t *reader, cai_stream_t consumer)
+CAI_IMPL_COLD cai_impl_result_t cai_impl_read_dlpack(const cai_impl_reader_t *reader, cai_stream_t consumer)
 {
     cai_impl_dlpack_producer_t producer;
     cai_impl_result_t          met = cai_impl_note(reader, cai_impl_dlpack_meet(reader, &producer));
@@ -386,7 +387,7 @@ CAI_IMPL cai_impl_result_t cai_impl_read_dlpack(const cai_impl_reader_t *reader,
 
 /* Steps 5 and 6: producers that order their work before the consumer's stream, and those that say nothing. The last
  * chance: nothing found raises. */
-CAI_IMPL cai_impl_result_t cai_impl_read_last(const cai_impl_reader_t *reader, cai_stream_t consumer)
+CAI_IMPL_COLD cai_impl_result_t cai_impl_read_last(const cai_impl_reader_t *reader, cai_stream_t consumer)
 {
     cai_view_t       *view = reader->view;
     cai_impl_result_t result = CAI_IMPL_ABSENT;
@@ -470,13 +471,9 @@ CAI_IMPL_HOT cai_impl_result_t cai_impl_check_view(const cai_impl_reader_t *read
     const cai_view_t  *view = reader->view;
     const cai_status_t status =
         cai_impl_check_form(reader->request, &view->tensor, view->flags, &view->impl_layout, shared);
-    cai_error_t error;
-    char        source[256];
     if (CAI_IMPL_LIKELY(status == CAI_OK))
         return cai_impl_check_lazy(reader);
-    cai_impl_source_words(reader, view->protocol, source, sizeof(source));
-    (void)cai_request_explain(reader->request, &view->tensor, view->flags, shared, status, source, &error);
-    (void)cai_raise(reader->state, &error);
+    cai_impl_refuse_mismatch(reader, view->protocol, shared, status);
     return CAI_IMPL_REFUSED;
 }
 

@@ -20,7 +20,8 @@
  * Whether work enqueued on the stream now becomes part of a graph. For CAI_STREAM_LEGACY: whether some blocking stream of
  * the current device captures, so that the legacy stream must not be used. 1 and 2 mean the current device's.
  */
-CAI_API CAI_NODISCARD cai_status_t cai_stream_is_capturing(cai_stream_t stream, bool *capturing, cai_error_t *error);
+CAI_API CAI_NODISCARD cai_status_t cai_stream_is_capturing(cai_stream_t stream, bool *capturing,
+                                                           cai_error_t *error) CAI_IMPL_SELDOM;
 
 /**
  * Let what is enqueued on `after` from now on run after what is on `before` now. 1 and 2 mean the streams of `device_id`,
@@ -127,8 +128,8 @@ CAI_IMPL cai_status_t cai_impl_pool_guard_enter(cai_order_pool_t *pool, cai_devi
                                                               : cai_device_guard_enter(guard, device_id, error);
 }
 
-CAI_IMPL cai_status_t cai_impl_record_guard_enter(cai_order_pool_t *pool, cai_device_guard_t *guard,
-                                                  const cai_impl_order_record_t *record, cai_error_t *error)
+CAI_IMPL_ASIDE cai_status_t cai_impl_record_guard_enter(cai_order_pool_t *pool, cai_device_guard_t *guard,
+                                                        const cai_impl_order_record_t *record, cai_error_t *error)
 {
     guard->previous = -1;
     if (record->is_current || record->device_id < 0 ||
@@ -137,8 +138,8 @@ CAI_IMPL cai_status_t cai_impl_record_guard_enter(cai_order_pool_t *pool, cai_de
     return cai_impl_pool_guard_enter(pool, guard, record->device_id, error);
 }
 
-CAI_IMPL cai_status_t cai_impl_stream_is_capturing_on(cai_stream_t stream, int32_t device_id, bool *capturing,
-                                                      cai_error_t *error)
+CAI_IMPL_COLD cai_status_t cai_impl_stream_is_capturing_on(cai_stream_t stream, int32_t device_id, bool *capturing,
+                                                           cai_error_t *error)
 {
     cai_device_guard_t guard;
     cai_status_t       status = cai_impl_stream_guard_enter(&guard, stream, device_id, error), left;
@@ -203,8 +204,8 @@ CAI_IMPL cai_impl_rest_t cai_impl_order_back(cai_order_pool_t *pool, const cai_i
     return CAI_IMPL_REST_NOTHING;
 }
 
-CAI_IMPL bool cai_impl_call_late(cai_order_pool_t *pool, cai_stream_t stream, int32_t device_id,
-                                 void (*function)(void *data), void *data)
+CAI_IMPL_COLD bool cai_impl_call_late(cai_order_pool_t *pool, cai_stream_t stream, int32_t device_id,
+                                      void (*function)(void *data), void *data)
 {
     (void)pool;
     (void)stream;
@@ -300,8 +301,8 @@ typedef enum cai_impl_capture {
 
 /* The device of numbers below 3 is current. Always asked before anything is recorded: a record or a wait that fails
  * breaks the capture. */
-CAI_IMPL cai_status_t cai_impl_capture_find(cai_stream_t first, cai_stream_t second, cai_impl_capture_t *found,
-                                            cai_error_t *error)
+CAI_IMPL_ASIDE cai_status_t cai_impl_capture_find(cai_stream_t first, cai_stream_t second, cai_impl_capture_t *found,
+                                                  cai_error_t *error)
 {
     bool               first_captures = false, second_captures = false;
     unsigned long long id;
@@ -357,8 +358,8 @@ CAI_IMPL cai_status_t cai_impl_event_device(cai_order_pool_t *pool, cai_stream_t
 
 /* Record on one stream and let the other wait. Captures have been looked at: `captured` tells that both are in one. The
  * device of a number is current. */
-CAI_IMPL cai_status_t cai_impl_event_order(cai_order_pool_t *pool, cai_stream_t before, cai_stream_t after,
-                                           int32_t device_id, bool captured, cai_error_t *error)
+CAI_IMPL_ASIDE cai_status_t cai_impl_event_order(cai_order_pool_t *pool, cai_stream_t before, cai_stream_t after,
+                                                 int32_t device_id, bool captured, cai_error_t *error)
 {
     cudaEvent_t  event;
     cai_status_t status = cai_impl_event_device(pool, before, captured, &device_id, error);
@@ -411,7 +412,7 @@ typedef struct cai_impl_late {
 } cai_impl_late_t;
 
 /* On a thread of CUDA's. */
-CAI_IMPL void CUDART_CB cai_impl_late_run(void *argument)
+CAI_IMPL_COLD void CUDART_CB cai_impl_late_run(void *argument)
 {
     cai_impl_late_t *late = CAI_IMPL_CAST(cai_impl_late_t *, argument);
     late->function(late->data);
@@ -461,8 +462,8 @@ CAI_IMPL cai_status_t cai_impl_late_enqueue(cai_order_pool_t *pool, cai_stream_t
 /* Have `function(data)` called, on a thread of CUDA's, once everything is done that is on `stream` now: it must call no
  * CUDA function and wait for no lock of Python's. The stream does not capture, and the device of a number is current.
  * False: it will not be called, and whoever asked waits instead. */
-CAI_IMPL bool cai_impl_call_late(cai_order_pool_t *pool, cai_stream_t stream, int32_t device_id,
-                                 void (*function)(void *data), void *data)
+CAI_IMPL_COLD bool cai_impl_call_late(cai_order_pool_t *pool, cai_stream_t stream, int32_t device_id,
+                                      void (*function)(void *data), void *data)
 {
     cai_impl_late_t *late;
     if (device_id < 0 && cai_current_device(&device_id, NULL) != CAI_OK)

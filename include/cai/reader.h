@@ -344,17 +344,15 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_settle(const cai_impl_reader_t *reader,
     return cai_impl_settle_found(reader, protocol);
 }
 
-/* Give back what the view got from its producer. */
+/* Give back what the view got from its producer. No exception is set, neither before nor after. */
 CAI_IMPL void cai_impl_give_back(cai_view_t *view)
 {
     void (*give_back)(void *managed) = view->impl_give_back;
-    PyObject *pending;
     if (give_back == NULL)
         return;
     view->impl_give_back = NULL;
-    pending = cai_impl_put_aside();
     give_back(view->impl_managed);
-    cai_impl_put_back(pending);
+    cai_impl_put_back(NULL);
 }
 
 /* Drop a reference that a view holds as void *, since the core floor does not know PyObject. */
@@ -368,9 +366,11 @@ CAI_IMPL void cai_impl_drop(void **reference)
 /* A reader that had taken something ends without success. */
 CAI_IMPL_COLD cai_impl_result_t cai_impl_abandon(cai_view_t *view, cai_impl_result_t result)
 {
+    PyObject *pending = cai_impl_put_aside();
     cai_impl_give_back(view);
     cai_impl_drop(&view->impl_mask);
     cai_impl_drop(&view->impl_descr);
+    cai_impl_put_back(pending);
     view->flags = 0;
     view->stream = NULL;
     view->protocol = 0;
@@ -405,11 +405,17 @@ CAI_IMPL_HOT void cai_impl_set_source(cai_view_t *view, cai_impl_source_t source
     view->stream = producer;
 }
 
-/* Nothing is to be ordered: a view that holds nothing but the object can be released in short. */
+/* Whether the object is all that the view holds. */
+CAI_IMPL_HOT bool cai_impl_view_holds_object_alone(const cai_view_t *view)
+{
+    return view->impl_give_back == NULL && view->impl_mask == NULL && view->impl_descr == NULL &&
+           view->impl_interface == NULL && view->impl_failure == NULL;
+}
+
+/* Nothing is to be ordered: such a view can be released in short. */
 CAI_IMPL_HOT void cai_impl_mark_object_alone(cai_view_t *view)
 {
-    if (view->impl_give_back == NULL && view->impl_mask == NULL && view->impl_descr == NULL &&
-        view->impl_interface == NULL && view->impl_failure == NULL)
+    if (cai_impl_view_holds_object_alone(view))
         view->impl_progress |= CAI_IMPL_HOLDS_OBJECT_ALONE;
 }
 

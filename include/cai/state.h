@@ -74,12 +74,13 @@ typedef struct cai_impl_type {
 } cai_impl_type_t;
 
 enum {
-    CAI_IMPL_TYPE_TORCH = 1,        /* torch.Tensor or a subclass, answered by torch's own table */
-    CAI_IMPL_TYPE_MASKED = 2,       /* numpy.ma.MaskedArray or a subclass */
-    CAI_IMPL_TYPE_ARRAY = 4,        /* has `_capsule`: an Array of this or another extension, or an author's type */
-    CAI_IMPL_TYPE_NUMPY = 8,        /* numpy.ndarray itself, its C layout known */
-    CAI_IMPL_TYPE_CUDA_DLPACK = 16, /* has __dlpack__ beside what served, and its first object was on a CUDA device */
-    CAI_IMPL_TYPE_REFUSES_NONE = 32 /* its __dlpack__ has refused -1, and given the same array for legacy */
+    CAI_IMPL_TYPE_TORCH = 1,         /* torch.Tensor or a subclass, answered by torch's own table */
+    CAI_IMPL_TYPE_MASKED = 2,        /* numpy.ma.MaskedArray or a subclass */
+    CAI_IMPL_TYPE_ARRAY = 4,         /* has `_capsule`: an Array of this or another extension, or an author's type */
+    CAI_IMPL_TYPE_NUMPY = 8,         /* numpy.ndarray itself */
+    CAI_IMPL_TYPE_CUDA_DLPACK = 16,  /* has __dlpack__ beside what served, and its first object was on a CUDA device */
+    CAI_IMPL_TYPE_NUMPY_LAYOUT = 64, /* numpy.ndarray, or a subclass that its buffer shows: its C layout is known */
+    CAI_IMPL_TYPE_REFUSES_NONE = 32  /* its __dlpack__ has refused -1, and given the same array for legacy */
 };
 
 /* Slots of the cache, a power of two, and how many are filled at most: the rest keeps the search short. */

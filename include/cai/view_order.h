@@ -23,19 +23,26 @@ CAI_IMPL_HOT bool cai_impl_view_close_lightly(cai_view_t *view)
     return true;
 }
 
+/* Drop what a view holds beside its object. */
+CAI_IMPL_COLD void cai_impl_view_drop_rest(cai_view_t *view)
+{
+    cai_impl_drop(&view->impl_mask);
+    cai_impl_drop(&view->impl_descr);
+    cai_impl_drop(&view->impl_interface);
+    cai_impl_drop(&view->impl_failure);
+}
+
 /* Give back everything that a view holds, as it is, without any order. Leaves a pending exception alone. */
-CAI_IMPL void cai_impl_view_close(cai_view_t *view)
+CAI_IMPL_ASIDE void cai_impl_view_close(cai_view_t *view)
 {
     PyObject *pending;
     if (view->impl_object == NULL)
         return;
     view->impl_progress = 0; /* before any destructor runs, which may release the view again */
-    cai_impl_give_back(view);
     pending = cai_impl_put_aside();
-    cai_impl_drop(&view->impl_mask);
-    cai_impl_drop(&view->impl_descr);
-    cai_impl_drop(&view->impl_interface);
-    cai_impl_drop(&view->impl_failure);
+    cai_impl_give_back(view);
+    if (CAI_IMPL_UNLIKELY(!cai_impl_view_holds_object_alone(view)))
+        cai_impl_view_drop_rest(view);
     cai_impl_drop(&view->impl_object);
     view->protocol = 0;
     cai_impl_put_back(pending);
@@ -104,7 +111,7 @@ typedef struct cai_impl_late_view {
 } cai_impl_late_view_t;
 
 /* No exception is set: the queue has put it aside. What a deleter leaves behind must not meet whoever comes after it. */
-CAI_IMPL void cai_impl_late_view_give_back(cai_impl_return_t *item)
+CAI_IMPL_COLD void cai_impl_late_view_give_back(cai_impl_return_t *item)
 {
     cai_impl_late_view_t *late = CAI_IMPL_BITS(cai_impl_late_view_t *, item);
     cai_impl_queue_t     *queue = late->queue;
@@ -118,7 +125,7 @@ CAI_IMPL void cai_impl_late_view_give_back(cai_impl_return_t *item)
 }
 
 /* On a thread of CUDA's, when the consumer's work is done. */
-CAI_IMPL void cai_impl_late_view_run(void *data)
+CAI_IMPL_COLD void cai_impl_late_view_run(void *data)
 {
     cai_impl_late_view_t *late = CAI_IMPL_CAST(cai_impl_late_view_t *, data);
     cai_impl_queue_give_up(late->queue, &late->item);
@@ -141,7 +148,7 @@ CAI_IMPL cai_impl_late_view_t *cai_impl_late_view_new(const cai_view_t *view)
 
 /* Arrange that what the view holds is given back when the work on the consumer's stream is done. False: it is not, and
  * the view holds it as before. */
-CAI_IMPL bool cai_impl_view_give_back_late(cai_view_t *view, const cai_impl_order_record_t *record)
+CAI_IMPL_COLD bool cai_impl_view_give_back_late(cai_view_t *view, const cai_impl_order_record_t *record)
 {
     cai_impl_late_view_t *late = cai_impl_late_view_new(view);
     cai_order_pool_t     *pool = view->impl_state->impl_pool;

@@ -22,7 +22,8 @@ PRODUCERS = {
     producer.name: producer
     for producer in [
         Producer("numpy", "host", "buffer"),
-        Producer("numpy-derived", "host", "buffer"),  # of a subclass, so that its C layout says nothing
+        Producer("numpy-derived", "host", "buffer"),  # of a subclass
+        Producer("memoryview", "host", "buffer"),  # a buffer of any number of dimensions, with no layout that is known
         Producer("array.array", "host", "buffer", (1,)),
         Producer("torch-cpu", "host", "exchange"),
         Producer("jax-cpu", "host", "buffer"),
@@ -127,6 +128,8 @@ GOALS = [
     Goal("numpy-3", 0.5),
     Goal("numpy-derived-1", 1.1),
     Goal("numpy-derived-3", 1.2),
+    Goal("memoryview-1", 1.1),
+    Goal("memoryview-3", 1.2),
     Goal("jax-cpu-1", 1.1),
     Goal("jax-cpu-3", 1.2),
     Goal("array.array-1", 1.1),

@@ -77,6 +77,9 @@ class World:
     def _numpy_derived(self, shape, _):
         return self._numpy(shape, None).view(self._derived())
 
+    def _memoryview(self, shape, _):
+        return memoryview(bytearray(4 * math.prod(shape))).cast("f", shape)
+
     def _array_array(self, shape, _):
         return array.array("f", bytes(4 * math.prod(shape)))
 
