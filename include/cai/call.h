@@ -57,10 +57,9 @@ typedef struct cai_impl_beginning {
     const cai_request_t   *requests;
     PyObject *const       *args;
     cai_impl_work_stream_t work_stream;
-    cai_shared_t           shared;  /* of the arguments that have been read and checked */
-    bool                   at_once; /* no tensor that is to be written to requires a gradient, or raised when asked */
-    bool                   lent;    /* one of the arguments before is lent */
-    bool                   again;   /* the arguments have to be walked again */
+    cai_shared_t           shared;     /* of the arguments that have been read and checked */
+    bool                   on_gpu;     /* one of the arguments is, or there is none */
+    bool                   again;      /* the arguments have to be walked again */
     bool                   unfinished; /* a view has something to drop, or to remember, at the end */
 } cai_impl_beginning_t;
 
@@ -138,9 +137,14 @@ CAI_IMPL cai_impl_result_t cai_impl_call_choose_stream(cai_impl_beginning_t *beg
 
 /* --------------------------------------------------------------------------------------- reading the arguments -- */
 
+CAI_IMPL bool cai_impl_call_is_lent(cai_impl_beginning_t *begin, int32_t i)
+{
+    return (begin->call->impl_views[i].impl_progress & CAI_IMPL_LENT) != 0;
+}
+
 /* One argument by the general way. What is lent is left for the end, after everything that may run Python code. READ:
  * checked too, unless everything will be. */
-CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_read_first(cai_impl_beginning_t *begin, int32_t i)
+CAI_IMPL cai_impl_result_t cai_impl_call_read_first(cai_impl_beginning_t *begin, int32_t i)
 {
     const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
     cai_impl_result_t       result = CAI_IMPL_ABSENT;
@@ -150,14 +154,22 @@ CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_read_first(cai_impl_beginning_t *
         reader.view->impl_progress |= CAI_IMPL_LENT;
     else
         result = cai_impl_read_first(&reader);
-    begin->again |= begin->lent || result == CAI_IMPL_ABSENT; /* Python code may have moved what was lent before */
+    begin->again |= result == CAI_IMPL_ABSENT;
     begin->unfinished |= cai_impl_view_is_unfinished(reader.view);
     return result == CAI_IMPL_READ && !begin->again ? cai_impl_check_view(&reader, &begin->shared) : result;
 }
 
-CAI_IMPL bool cai_impl_call_is_lent(cai_impl_beginning_t *begin, int32_t i)
+/* An argument that was not read at once, and why. READ: it has been now, or will be in another walk. */
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_read_otherwise(cai_impl_beginning_t *begin, int32_t i,
+                                                              cai_impl_result_t result)
 {
-    return (begin->call->impl_views[i].impl_progress & CAI_IMPL_LENT) != 0;
+    begin->call->impl_n = i;
+    if (CAI_IMPL_UNLIKELY(result == CAI_IMPL_REFUSED))
+        return CAI_IMPL_REFUSED;
+    for (int32_t before = 0; before < i; before++)
+        begin->again |= cai_impl_call_is_lent(begin, before); /* Python code may move it from here on */
+    begin->call->impl_n = i + 1;
+    return cai_impl_call_read_first(begin, i) == CAI_IMPL_REFUSED ? CAI_IMPL_REFUSED : CAI_IMPL_READ;
 }
 
 /* Whether an argument has to be told the launch stream before it can be read. */
@@ -223,6 +235,16 @@ CAI_IMPL cai_impl_result_t cai_impl_call_check_views(cai_impl_beginning_t *begin
     return CAI_IMPL_READ;
 }
 
+/* Whether everything is in host memory, so that CUDA has no part in the call. */
+CAI_IMPL bool cai_impl_call_is_host(const cai_call_t *call)
+{
+    for (int32_t i = 0; i < call->impl_n; i++) {
+        if (cai_impl_is_on_gpu(&call->impl_views[i]))
+            return false;
+    }
+    return call->impl_n > 0;
+}
+
 /* What the first walk left. Lent tensors are valid only until Python code runs, so that they are read last, and before
  * that once more if somebody has to be told their stream. */
 CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_read_again(cai_impl_beginning_t *begin)
@@ -237,6 +259,7 @@ CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_read_again(cai_impl_beginning_t *
     if (result == CAI_IMPL_READ)
         result = cai_impl_call_read_last(begin);
     begin->unfinished = true;
+    begin->on_gpu = !cai_impl_call_is_host(begin->call);
     return result == CAI_IMPL_READ ? cai_impl_call_check_views(begin) : result;
 }
 
@@ -260,25 +283,36 @@ CAI_IMPL_HOT cai_impl_result_t cai_impl_call_prepare(const cai_impl_beginning_t 
     return CAI_IMPL_LIKELY((require & CAI_WRITABLE) == 0) ? CAI_IMPL_READ : cai_impl_call_ask_at_once(begin, n);
 }
 
+/* No argument at once: a tensor that is to be written to requires a gradient, or raised when it was asked for it. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_call_read_carefully(cai_impl_beginning_t *begin, int32_t n,
+                                                             cai_impl_result_t result)
+{
+    for (int32_t i = 0; i < n && result != CAI_IMPL_REFUSED; i++)
+        result = cai_impl_call_read_otherwise(begin, i, CAI_IMPL_ABSENT);
+    return result == CAI_IMPL_REFUSED ? CAI_IMPL_REFUSED : cai_impl_call_read_again(begin);
+}
+
 /* Read and check every argument. The views of `impl_n` of them are open then, whatever is returned: READ, or REFUSED with
  * an exception. */
 CAI_IMPL_HOT cai_impl_result_t cai_impl_call_read(cai_impl_beginning_t *begin, int32_t n)
 {
-    cai_call_t       *call = begin->call;
-    cai_impl_result_t result = cai_impl_call_prepare(begin, n);
-    begin->at_once = result == CAI_IMPL_READ;
-    for (int32_t i = 0; i < n && CAI_IMPL_LIKELY(result != CAI_IMPL_REFUSED); i++) {
-        result = CAI_IMPL_ABSENT;
-        if (CAI_IMPL_LIKELY(begin->at_once))
-            result = cai_impl_read_at_once(call->impl_state, begin->args[i], &begin->requests[i], &call->impl_views[i],
-                                           &begin->work_stream, &begin->shared);
-        if (result == CAI_IMPL_ABSENT)
-            result = cai_impl_call_read_first(begin, i);
-        begin->lent |= (call->impl_views[i].impl_progress & CAI_IMPL_LENT) != 0;
-        call->impl_n = i + 1;
+    cai_state_t         *state = begin->call->impl_state;
+    cai_view_t          *views = begin->call->impl_views;
+    const cai_request_t *requests = begin->requests;
+    PyObject *const     *args = begin->args;
+    cai_impl_result_t    result = cai_impl_call_prepare(begin, n);
+    bool                 on_gpu = n == 0;
+    if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
+        return cai_impl_call_read_carefully(begin, n, result);
+    for (int32_t i = 0; i < n; i++) {
+        result = cai_impl_read_at_once(state, args[i], &requests[i], &views[i], &begin->work_stream, &begin->shared);
+        if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ) &&
+            cai_impl_call_read_otherwise(begin, i, result) == CAI_IMPL_REFUSED)
+            return CAI_IMPL_REFUSED;
+        on_gpu |= views[i].stream != NULL;
     }
-    if (CAI_IMPL_UNLIKELY(result == CAI_IMPL_REFUSED))
-        return CAI_IMPL_REFUSED;
+    begin->call->impl_n = n;
+    begin->on_gpu = on_gpu;
     return CAI_IMPL_LIKELY(!begin->again) ? CAI_IMPL_READ : cai_impl_call_read_again(begin);
 }
 
@@ -363,16 +397,6 @@ CAI_IMPL cai_impl_result_t cai_impl_call_enter_device(cai_impl_beginning_t *begi
 }
 
 /* --------------------------------------------------------------------------------------------- begin and end --- */
-
-/* Whether everything is in host memory, so that CUDA has no part in the call. */
-CAI_IMPL bool cai_impl_call_is_host(const cai_call_t *call)
-{
-    for (int32_t i = 0; i < call->impl_n; i++) {
-        if (cai_impl_is_on_gpu(&call->impl_views[i]))
-            return false;
-    }
-    return call->impl_n > 0;
-}
 
 /* After a wait, during which other threads may have changed what is lent: read it again, check everything again, and make
  * the device current on which it is now. */
@@ -494,11 +518,11 @@ CAI_API int cai_call_begin(cai_call_t *call, cai_state_t *state, cai_order_t ord
     begin.requests = requests;
     begin.args = args;
     begin.work_stream.exchange = NULL;
-    begin.lent = begin.again = begin.unfinished = false;
+    begin.again = begin.unfinished = false;
     cai_impl_shared_begin(&begin.shared);
     cai_impl_catch_up(state);
     result = cai_impl_call_read(&begin, n);
-    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ) && !cai_impl_call_is_host(call))
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ) && begin.on_gpu)
         result = cai_impl_call_enter(&begin);
     if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
         return cai_impl_call_refused(call);

@@ -173,6 +173,48 @@ def test_of_two_that_are_written_the_second_may_move_the_first(known, probe):
     assert [view["pointer"] for view in seen] == [other.pointer, second.memory.pointer]
 
 
+@pytest.mark.parametrize("order", ["adopt", "none", LEGACY])
+@pytest.mark.parametrize("before, after", [(dlpack.CPU, dlpack.CUDA), (dlpack.CUDA, dlpack.CPU)],
+                         ids=["to-the-device", "to-the-host"])
+def test_a_tensor_that_another_argument_moves_to_other_memory(known, probe, order, before, after):
+    """It is on the stream, or on none, of where it is in the end."""
+    on_host, on_device = SIX + 1, producers.Memory(SIX + 2)
+    places = {dlpack.CPU: on_host.ctypes.data, dlpack.CUDA: on_device.pointer}
+    tensor = known(places[before], (2, 3), dlpack.FLOAT32, (before, 0))
+
+    class Mover(producers.Interface):
+        @property
+        def __cuda_array_interface__(self):
+            tensor.__init__(places[after], (2, 3), dlpack.FLOAT32, (after, 0))
+            return super().__cuda_array_interface__
+
+    fields = checks.fields(probe, {"memory": "ON_HOST ON_CUDA"})
+    requests = tuple({"name": name, **fields} for name in "ab")
+    arguments = (tensor, Mover(SIX, stream=LEGACY))
+    views = probe.call(arguments, requests, order, lambda call: call["views"])
+    assert views[0]["pointer"] == places[after]
+    assert views[0]["device"] == (after, 0)
+    assert views[0]["stream"] == (LEGACY if after == dlpack.CUDA else 0)
+
+
+def test_an_argument_is_refused_before_the_ones_behind_it_are_read(known, probe):
+    """The exception is that of the first argument that is not what was asked for."""
+    interface = producers.Interface(SIX, stream=LEGACY)
+    probe.acquire(interface, "adopt", {}).release()
+    asked = []
+
+    class Asked(producers.Interface):
+        @property
+        def __cuda_array_interface__(self):
+            asked.append(self)
+            return super().__cuda_array_interface__
+
+    requests = tuple({"name": name, **checks.fields(probe, {"ndim": 3})} for name in "ab")
+    with pytest.raises(probe.InvalidShapeError, match="'a'"):
+        probe.call((interface, Asked(SIX)), requests, "adopt", None)
+    assert asked == []
+
+
 # ----------------------------------------------------------------------------------------------------------- CUDA
 
 
