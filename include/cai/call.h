@@ -436,19 +436,20 @@ CAI_IMPL cai_impl_result_t cai_impl_call_order(cai_impl_beginning_t *begin)
     return CAI_IMPL_LIKELY(waited == 0) ? CAI_IMPL_READ : cai_impl_call_look_again(begin);
 }
 
-/* Whether everything that is on a GPU is on device 0 and on one stream that is told, with elements: `leader` is the first
- * of it. Arrays of cai's own have to be told who used them. */
-CAI_IMPL_HOT bool cai_impl_call_is_on_one_stream(const cai_call_t *call, const cai_view_t **leader)
+/* Whether everything that is on a GPU is on device 0 and on one stream, with elements: `leader` is the first of it. The
+ * stream has to be told, unless nothing is to be ordered. Arrays of cai's own have to be told who used them. */
+CAI_IMPL_HOT bool cai_impl_call_is_on_one_stream(const cai_impl_beginning_t *begin, const cai_view_t **leader)
 {
     const cai_view_t *first = NULL;
-    for (int32_t i = 0; i < call->impl_n; i++) {
-        const cai_view_t *view = &call->impl_views[i];
+    for (int32_t i = 0; i < begin->call->impl_n; i++) {
+        const cai_view_t *view = &begin->call->impl_views[i];
         if (view->stream == NULL)
             continue;
         first = first == NULL ? view : first;
-        if (view->impl_order.source != CAI_IMPL_SOURCE_STREAM || view->stream != first->stream ||
-            view->tensor.device.device_type != CAI_DEVICE_CUDA || view->tensor.device.device_id != 0 ||
-            view->protocol == CAI_VIA_ARRAY)
+        if ((view->impl_order.source != CAI_IMPL_SOURCE_STREAM &&
+             (begin->order.mode != CAI_ORDER_NONE || view->size == 0)) ||
+            view->stream != first->stream || view->tensor.device.device_type != CAI_DEVICE_CUDA ||
+            view->tensor.device.device_id != 0 || view->protocol == CAI_VIA_ARRAY)
             return false;
     }
     *leader = first;
@@ -463,14 +464,14 @@ CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_enter_any(cai_impl_beginning_t *b
     return cai_impl_call_order(begin);
 }
 
-/* The part of a call that concerns CUDA. Arguments on one stream that is adopted have nothing to be ordered, neither now
- * nor at the end, and the only device is always current. */
+/* The part of a call that concerns CUDA. Arguments on one stream that is adopted, or without order, have nothing to be
+ * ordered, neither now nor at the end, and the only device is always current. */
 CAI_IMPL_HOT cai_impl_result_t cai_impl_call_enter(cai_impl_beginning_t *begin)
 {
     cai_call_t       *call = begin->call;
     const cai_view_t *leader;
     if ((begin->order.mode != CAI_ORDER_ADOPT && begin->order.mode != CAI_ORDER_NONE) ||
-        !cai_impl_call_is_on_one_stream(call, &leader) || cai_impl_pool_has_devices(call->impl_state->impl_pool))
+        !cai_impl_call_is_on_one_stream(begin, &leader) || cai_impl_pool_has_devices(call->impl_state->impl_pool))
         return cai_impl_call_enter_any(begin);
     call->stream = leader->stream;
     call->device = leader->tensor.device;

@@ -38,6 +38,7 @@ KINDS = {
     "pinned interface": lambda arrays, s, t: producers.Interface(FOUR, stream=s, kind="pinned"),
     "managed interface": lambda arrays, s, t: producers.Interface(FOUR, stream=s, kind="managed"),
     "DLPack": lambda arrays, s, t: producers.DLPack(FOUR, stream=s),
+    "both": lambda arrays, s, t: producers.Both(FOUR, stream=s),
     "array": lambda arrays, s, t: own_array(arrays, s),
     "array on the thread's stream": lambda arrays, s, t: own_array(arrays, PER_THREAD),
     "NumPy": lambda arrays, s, t: FOUR,
