@@ -109,8 +109,8 @@ CAI_IMPL_HOT cai_dtype_t cai_impl_numpy_dtype(const cai_impl_numpy_descr_t *desc
     return native && number < sizeof(dtypes) / sizeof(dtypes[0]) ? dtypes[number] : cai_impl_dtype(0, 0, 0);
 }
 
-/* Fill the view from an object whose type has CAI_IMPL_TYPE_NUMPY_LAYOUT. False where the buffer protocol has to read it, or to
- * say why not. */
+/* Fill the view from an object whose type has CAI_IMPL_TYPE_NUMPY_LAYOUT. False where the buffer protocol has to read it,
+ * or to say why not. */
 CAI_IMPL_HOT bool cai_impl_numpy_fill(cai_view_t *view, const PyObject *object)
 {
     const cai_impl_numpy_array_t *array = CAI_IMPL_BITS(const cai_impl_numpy_array_t *, object);

@@ -373,6 +373,33 @@ def test_an_array_of_jax_is_given_back_when_the_work_is_done(cuda, delays, jax, 
     assert values(cuda, seen) == [3.0]
 
 
+@pytest.mark.parametrize("order", ["adopt", "none", "non-blocking"])
+@pytest.mark.parametrize("first", ["cpu", "gpu"])
+def test_arrays_of_jax_on_the_host_and_on_the_gpu_in_turns(cuda, delays, jax, memory, order, first):
+    """What is remembered of a type on one of them serves on the other too."""
+    import jax.numpy as jnp
+
+    request = {"memory": probe.ON_HOST | probe.ON_CUDA}
+    seen, stream = memory(), cuda.stream("non-blocking", 1)
+    consumer = stream if order == "non-blocking" else order
+    places = {place: jax.devices(place)[0] for place in ("cpu", "gpu")}
+    for turn, place in enumerate([first, first, "gpu", "gpu", "cpu", "gpu", "cpu", "cpu", "gpu"]):
+        x = jax.device_put(jnp.full(N, turn, "float32"), places[place]).block_until_ready()
+        view = probe.acquire(x, consumer, request)
+        described = view.describe()
+        assert described["pointer"] == x.unsafe_buffer_pointer()
+        if place == "cpu":
+            assert (described["protocol"], described["device"]) == (probe.VIA_BUFFER, (1, 0))
+            assert described["flags"] & probe.READONLY
+        else:
+            assert (described["protocol"], described["device"]) == (probe.VIA_DLPACK, (2, 0))
+            delays.copy(stream if order == "non-blocking" else LEGACY, seen, described["pointer"], N, 0.0)
+        assert view.release() == "OK"
+        cuda.synchronize_devices()
+        if place == "gpu":
+            assert values(cuda, seen) == [float(turn)]
+
+
 def test_a_tensor_by_version_2_of_the_interface_is_ordered_after_legacy_and_given_back_late(
     cuda, delays, torch, memory
 ):
