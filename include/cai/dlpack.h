@@ -224,7 +224,7 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_dlpack_check_capture(const cai_impl_rea
 }
 
 /* Whether the producer's type has refused -1 before, and can be told legacy in its place, as it was then. */
-CAI_IMPL_COLD bool cai_impl_dlpack_takes_legacy_for_none(const cai_impl_reader_t *reader, cai_device_t device)
+CAI_IMPL bool cai_impl_dlpack_takes_legacy_for_none(const cai_impl_reader_t *reader, cai_device_t device)
 {
     bool capturing = false;
     return (reader->view->impl_facts & CAI_IMPL_TYPE_REFUSES_NONE) != 0 &&
@@ -365,8 +365,7 @@ typedef struct cai_impl_dlpack_producer {
 } cai_impl_dlpack_producer_t;
 
 /* Ask whether the object has __dlpack__, and where its array is. The caller drops the method, whatever is returned. */
-CAI_IMPL_COLD cai_impl_result_t cai_impl_dlpack_meet(const cai_impl_reader_t    *reader,
-                                                     cai_impl_dlpack_producer_t *producer)
+CAI_IMPL cai_impl_result_t cai_impl_dlpack_meet(const cai_impl_reader_t *reader, cai_impl_dlpack_producer_t *producer)
 {
     int found;
     producer->method = NULL;
@@ -381,8 +380,8 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_dlpack_meet(const cai_impl_reader_t    
 }
 
 /* Read the array, for work on stream `consumer` (of cai_order_wait and cai_order_adopt). */
-CAI_IMPL_COLD cai_impl_result_t cai_impl_dlpack_read(const cai_impl_reader_t          *reader,
-                                                     const cai_impl_dlpack_producer_t *producer, cai_stream_t consumer)
+CAI_IMPL cai_impl_result_t cai_impl_dlpack_read(const cai_impl_reader_t          *reader,
+                                                const cai_impl_dlpack_producer_t *producer, cai_stream_t consumer)
 {
     const uint32_t possible = cai_impl_dlpack_possible_memory(producer->device.device_type);
     cai_device_t   device = producer->device;

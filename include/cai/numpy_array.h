@@ -72,7 +72,7 @@ CAI_IMPL_COLD int cai_impl_numpy_find_api(const cai_state_t *state, PyObject **c
 }
 
 /* What NumPy's table says of a type: CAI_IMPL_TYPE_NUMPY… */
-CAI_IMPL_COLD uint32_t cai_impl_numpy_facts_by(const cai_impl_numpy_api_t *api, PyTypeObject *type)
+CAI_IMPL uint32_t cai_impl_numpy_facts_by(const cai_impl_numpy_api_t *api, PyTypeObject *type)
 {
     if (!PyType_IsSubtype(type, api->array_type) ||
         PyType_GetSlot(type, Py_bf_getbuffer) != PyType_GetSlot(api->array_type, Py_bf_getbuffer) ||

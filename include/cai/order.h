@@ -204,8 +204,8 @@ CAI_IMPL cai_impl_rest_t cai_impl_order_back(cai_order_pool_t *pool, const cai_i
     return CAI_IMPL_REST_NOTHING;
 }
 
-CAI_IMPL_COLD bool cai_impl_call_late(cai_order_pool_t *pool, cai_stream_t stream, int32_t device_id,
-                                      void (*function)(void *data), void *data)
+CAI_IMPL bool cai_impl_call_late(cai_order_pool_t *pool, cai_stream_t stream, int32_t device_id,
+                                 void (*function)(void *data), void *data)
 {
     (void)pool;
     (void)stream;
@@ -462,8 +462,8 @@ CAI_IMPL cai_status_t cai_impl_late_enqueue(cai_order_pool_t *pool, cai_stream_t
 /* Have `function(data)` called, on a thread of CUDA's, once everything is done that is on `stream` now: it must call no
  * CUDA function and wait for no lock of Python's. The stream does not capture, and the device of a number is current.
  * False: it will not be called, and whoever asked waits instead. */
-CAI_IMPL_COLD bool cai_impl_call_late(cai_order_pool_t *pool, cai_stream_t stream, int32_t device_id,
-                                      void (*function)(void *data), void *data)
+CAI_IMPL bool cai_impl_call_late(cai_order_pool_t *pool, cai_stream_t stream, int32_t device_id,
+                                 void (*function)(void *data), void *data)
 {
     cai_impl_late_t *late;
     if (device_id < 0 && cai_current_device(&device_id, NULL) != CAI_OK)

@@ -354,7 +354,7 @@ CAI_IMPL bool cai_impl_pool_is_empty(const cai_order_pool_t *pool)
 
 /* Give up the events and streams of every device; new ones are made when they are needed. Where Python is going down, and
  * nothing must be waited for, they go with the process. */
-CAI_IMPL_COLD void cai_impl_pool_drain(cai_order_pool_t *pool)
+CAI_IMPL void cai_impl_pool_drain(cai_order_pool_t *pool)
 {
     void *detached;
     if (cai_impl_pool_is_empty(pool) || !cai_impl_pool_detach(pool, &detached))
