@@ -13,7 +13,8 @@
  *   4. __cuda_array_interface__, if it says how its work is ordered (version 3, or a stream);
  *   5. __dlpack__, with the consumer's stream;
  *   6. __cuda_array_interface__ that does not say.
- * With cai_order_none(), 5 comes before 4 where the type is known to have both, since that costs less.
+ * With cai_order_none(), 5 comes before 4 where the type is known to have both, since that costs less. A type that 5 has
+ * served is asked where its array is first, and 3 and 4 are passed over for one on a device.
  * One that is absent is passed over. One that raises an Exception, or gives something that cai cannot use, is passed over
  * too, and the first such failure is raised when nothing works. MemoryError and what is no Exception (KeyboardInterrupt)
  * end the attempt at once, and so does an array that is understood and is not what was asked for.
