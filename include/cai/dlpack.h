@@ -232,6 +232,18 @@ CAI_IMPL bool cai_impl_dlpack_takes_legacy_for_none(const cai_impl_reader_t *rea
            !capturing;
 }
 
+/* Remember whether -1 was refused: a type that does so twice running will go on. */
+CAI_IMPL void cai_impl_dlpack_note_refusal(cai_view_t *view, bool refused)
+{
+    const uint32_t once = CAI_IMPL_TYPE_REFUSED_NONE, twice = CAI_IMPL_TYPE_REFUSES_NONE, before = view->impl_facts;
+    if (!refused)
+        view->impl_facts &= ~once;
+    else
+        view->impl_facts |= (before & once) != 0 ? twice : once;
+    if (view->impl_facts != before)
+        view->impl_progress |= CAI_IMPL_NEWS_OF_TYPE;
+}
+
 /* Some producers refuse -1 (JAX) or 2 (torch). Ordering before the legacy stream is more than -1 asks for; in the place of
  * 2 it leaves the rest of the way to be ordered by cai. The producer's refusal is set, and becomes the cause of ours. */
 CAI_IMPL_COLD cai_impl_result_t cai_impl_dlpack_ask_again(const cai_impl_reader_t *reader, PyObject *method,
@@ -255,10 +267,8 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_dlpack_ask_again(const cai_impl_reader_
         return CAI_IMPL_PRODUCER_RAISED;
     }
     Py_DECREF(first);
-    if (none) {
-        reader->view->impl_facts |= CAI_IMPL_TYPE_REFUSES_NONE;
-        reader->view->impl_progress |= CAI_IMPL_NEWS_OF_TYPE;
-    }
+    if (none)
+        cai_impl_dlpack_note_refusal(reader->view, true);
     return CAI_IMPL_READ;
 }
 
@@ -267,8 +277,11 @@ CAI_IMPL cai_impl_result_t cai_impl_dlpack_ask_producer(const cai_impl_reader_t 
                                                         PyObject **capsule)
 {
     *capsule = cai_impl_dlpack_ask_with(reader, method, question->number);
-    if (CAI_IMPL_LIKELY(*capsule != NULL))
+    if (CAI_IMPL_LIKELY(*capsule != NULL)) {
+        if (question->number == -1)
+            cai_impl_dlpack_note_refusal(reader->view, false);
         return CAI_IMPL_READ;
+    }
     if ((question->number != -1 && question->number != 2) || cai_impl_exception_is_final())
         return CAI_IMPL_PRODUCER_RAISED;
     return cai_impl_dlpack_ask_again(reader, method, device, question, capsule);

@@ -78,9 +78,10 @@ enum {
     CAI_IMPL_TYPE_MASKED = 2,        /* numpy.ma.MaskedArray or a subclass */
     CAI_IMPL_TYPE_ARRAY = 4,         /* has `_capsule`: an Array of this or another extension, or an author's type */
     CAI_IMPL_TYPE_NUMPY = 8,         /* numpy.ndarray itself */
-    CAI_IMPL_TYPE_CUDA_DLPACK = 16,  /* has __dlpack__ beside what served, and its first object was on a CUDA device */
-    CAI_IMPL_TYPE_NUMPY_LAYOUT = 64, /* numpy.ndarray, or a subclass that its buffer shows: its C layout is known */
-    CAI_IMPL_TYPE_REFUSES_NONE = 32  /* its __dlpack__ has refused -1, and given the same array for legacy */
+    CAI_IMPL_TYPE_NUMPY_LAYOUT = 16, /* numpy.ndarray, or a subclass that its buffer shows: its C layout is known */
+    CAI_IMPL_TYPE_CUDA_DLPACK = 32,  /* has __dlpack__ beside what served, and its first object was on a CUDA device */
+    CAI_IMPL_TYPE_REFUSED_NONE = 64, /* its __dlpack__ refused -1 the last time, and gave the array for legacy */
+    CAI_IMPL_TYPE_REFUSES_NONE = 128 /* and did so twice running: it is no failure that passes */
 };
 
 /* Slots of the cache, a power of two, and how many are filled at most: the rest keeps the search short. */
@@ -642,7 +643,7 @@ CAI_IMPL_COLD void cai_impl_type_publish(cai_state_t *state, const cai_impl_type
         slot = (slot + 1) % CAI_IMPL_TYPE_SLOTS;
     entry = &state->impl_types[slot];
     if (entry->type != NULL || state->impl_n_types < CAI_IMPL_TYPE_LIMIT) {
-        __atomic_store_n(&entry->facts, entry->facts | known->facts, __ATOMIC_RELAXED);
+        __atomic_store_n(&entry->facts, known->facts, __ATOMIC_RELAXED);
         __atomic_store_n(&entry->hint, known->hint, __ATOMIC_RELAXED);
     }
     if (entry->type == NULL && state->impl_n_types < CAI_IMPL_TYPE_LIMIT) {
