@@ -14,6 +14,10 @@ import report
 import world
 
 HERE = Path(__file__).resolve().parent
+
+# Every case is visited so often, and gives a part of its results each time: machines are slow for some seconds now and
+# then, which would be all of a case's time.
+SWEEPS = 3
 sys.path.append(str(build.ROOT / "tools"))
 
 import find_cuda  # noqa: E402  it lies among the project's tools
@@ -95,8 +99,17 @@ def time_all(here, builder, options):
     """(case, results by library), as they come."""
     timed = [case for case in options.chosen if case.kind != "minimal"]
     minimal = [case for case in options.chosen if case.kind == "minimal"]
+    first, *middle, last = measure.shares(options.repeats, SWEEPS)
+    races = []
     for case in timed:
-        yield case, measure.time_case(libraries.plans_of(here, case), options.repeats)
+        races.append(measure.Race(libraries.plans_of(here, case)))
+        races[-1].sample(first)
+    for share in middle:
+        for race in races:
+            race.sample(share)
+    for case, race in zip(timed, races):
+        race.sample(last)
+        yield case, race.results()
     if minimal:
         yield from time_minimal(builder, minimal, min(3, options.repeats))
 

@@ -105,30 +105,43 @@ class Timer:
         self.results.append(spent / (self.times * UNROLLED * self.chunks))
 
 
-def time_case(plans, repeats, target=2_000_000):
-    """Plans by library, or the Cannot of one that has none, become Spreads or Cannots. Libraries take turns."""
-    timers, results = {}, {}
-    for library, plan in plans.items():
+class Race:
+    """A case under way: plans by library, or the Cannot of one that has none. Libraries take turns."""
+
+    def __init__(self, plans, target=2_000_000):
+        self.order, self.timers, self.failures = list(plans), {}, {}
+        for library, plan in plans.items():
+            try:
+                if isinstance(plan, Exception):
+                    raise plan
+                timer = Timer(plan)
+                timer.try_once()
+                timer.calibrate(target)
+                self.timers[library] = timer
+            except Exception as error:
+                self.failures[library] = Cannot(reason_of(error))
+
+    def sample(self, repeats):
+        """So many more results for each library."""
+        gc.collect()
+        gc.disable()
         try:
-            if isinstance(plan, Exception):
-                raise plan
-            timer = Timer(plan)
-            timer.try_once()
-            timer.calibrate(target)
-            timers[library] = timer
-        except Exception as error:
-            results[library] = Cannot(reason_of(error))
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(repeats):
-            for library, timer in list(timers.items()):
-                try:
-                    timer.sample()
-                except Exception as error:
-                    results[library] = Cannot(reason_of(error))
-                    del timers[library]
-    finally:
-        gc.enable()
-    results |= {library: Spread.of(timer.results) for library, timer in timers.items()}
-    return {library: results[library] for library in plans}
+            for _ in range(repeats):
+                for library, timer in list(self.timers.items()):
+                    try:
+                        timer.sample()
+                    except Exception as error:
+                        self.failures[library] = Cannot(reason_of(error))
+                        del self.timers[library]
+        finally:
+            gc.enable()
+
+    def results(self):
+        """Spreads and Cannots, by library."""
+        results = self.failures | {library: Spread.of(timer.results) for library, timer in self.timers.items()}
+        return {library: results[library] for library in self.order}
+
+
+def shares(repeats, sweeps):
+    """The repeats, divided among sweeps as evenly as can be."""
+    return [repeats // sweeps + (sweep < repeats % sweeps) for sweep in range(sweeps)]

@@ -20,10 +20,17 @@ def test_median_and_spread():
     assert measure.Spread.of([1.0, 2.0]).ns == 1.5
 
 
+def race(plans, repeats, target=1):
+    """The results of a case in one sweep."""
+    under_way = measure.Race(plans, target)
+    under_way.sample(repeats)
+    return under_way.results()
+
+
 def test_libraries_take_turns():
     turns = []
     plans = {name: measure.Plan(f"f({name!r})", {"f": turns.append}) for name in "ab"}
-    results = measure.time_case(plans, 3, target=1)
+    results = race(plans, 3)
     assert list(results) == ["a", "b"] and all(result.ns > 0 for result in results.values())
     firsts = [name for before, name in zip([None, *turns], turns) if name != before]
     assert firsts[-6:] == ["a", "b"] * 3
@@ -35,7 +42,7 @@ def test_what_a_library_cannot_do_ends_nothing():
         "b": measure.Cannot("it is not installed"),
         "c": measure.Plan("f()", {"f": int}),
     }
-    results = measure.time_case(plans, 1, target=1)
+    results = race(plans, 1)
     assert str(results["a"]) == "ZeroDivisionError: division by zero"
     assert str(results["b"]) == "it is not installed"
     assert isinstance(results["c"], measure.Spread)
@@ -48,14 +55,28 @@ def test_failure_between_two_results():
         "a": measure.Plan("f()", {"f": lambda: 1 // (next(numbers) < 60)}),
         "b": measure.Plan("f()", {"f": int}),
     }
-    results = measure.time_case(plans, 20, target=1)
+    results = race(plans, 20)
     assert str(results["a"]).startswith("ZeroDivisionError") and isinstance(results["b"], measure.Spread)
+
+
+@pytest.mark.parametrize("repeats, expected", [(41, [14, 14, 13]), (3, [1, 1, 1]), (1, [1, 0, 0])])
+def test_repeats_are_spread_over_the_sweeps(repeats, expected):
+    assert measure.shares(repeats, 3) == expected
+
+
+def test_a_sweep_in_which_the_machine_is_slow_does_not_decide():
+    under_way = measure.Race({"a": measure.Plan("f()", {"f": int})}, target=1)
+    timer = under_way.timers["a"]
+    for nanoseconds in (10, 500, 10):
+        timer.chunk = lambda repeat, *_, spent=nanoseconds: spent * timer.times * measure.UNROLLED
+        under_way.sample(10)
+    assert under_way.results()["a"].ns == 10
 
 
 def test_work_on_a_gpu_is_waited_for_after_few_calls():
     waits, calls = [], []
     plan = measure.Plan("f(0)", {"f": calls.append}, settle=lambda: waits.append(len(calls)), most=20)
-    measure.time_case({"a": plan}, 2, target=50_000)
+    race({"a": plan}, 2, target=50_000)
     assert max(after - before for before, after in zip([0, *waits], waits)) == 20
 
 
