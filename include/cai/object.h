@@ -13,8 +13,8 @@
  *   4. __cuda_array_interface__, if it says how its work is ordered (version 3, or a stream);
  *   5. __dlpack__, with the consumer's stream;
  *   6. __cuda_array_interface__ that does not say.
- * With cai_order_none(), 5 comes before 4 where the type is known to have both, since that costs less. A type that 5 has
- * served is asked where its array is first, and 3 and 4 are passed over for one on a device.
+ * With cai_order_none(), 5 comes before 4 where the type is known to have both, since that costs less. Of a type
+ * that 3 serves on the host and 5 on devices, whichever served the last object comes first, and 4 after both.
  * One that is absent is passed over. One that raises an Exception, or gives something that cai cannot use, is passed over
  * too, and the first such failure is raised when nothing works. MemoryError and what is no Exception (KeyboardInterrupt)
  * end the attempt at once, and so does an array that is understood and is not what was asked for.
@@ -117,22 +117,29 @@ CAI_IMPL_COLD bool cai_impl_type_has_dlpack(const cai_state_t *state, PyTypeObje
     return method != NULL;
 }
 
-/* Remember of a type the protocol that served its first object; and __dlpack__, once it served an object that a buffer,
- * which served others, could not show: a type of arrays on the host and on devices, as JAX's. Only a request that allows
- * all protocols says something about the type. */
+/* Whether a type has arrays on the host, which a buffer shows, and on devices, which __dlpack__ gives, as JAX's: then the
+ * one that served the last object comes first. */
+CAI_IMPL bool cai_impl_type_is_on_both(const cai_view_t *view)
+{
+    return view->protocol == CAI_VIA_BUFFER ? view->impl_hint == CAI_VIA_DLPACK
+                                            : view->protocol == CAI_VIA_DLPACK && view->impl_hint == CAI_VIA_BUFFER &&
+                                                  view->tensor.device.device_type == CAI_DEVICE_CUDA;
+}
+
+/* Remember of a type the protocol that served its first object, or the last one, see above. Only a request that allows all
+ * protocols says something about the type. */
 CAI_IMPL_COLD void cai_impl_type_learn(const cai_impl_reader_t *reader)
 {
     const cai_view_t *view = reader->view;
-    const bool        on_cuda = view->tensor.device.device_type == CAI_DEVICE_CUDA;
     const bool        is_first = (view->impl_progress & CAI_IMPL_KNOWN_TYPE) == 0;
     cai_impl_type_t   known;
     known.type = Py_TYPE(reader->object);
     known.exchange = view->impl_exchange;
     known.facts = view->impl_facts;
-    known.hint = view->impl_hint;
-    if (is_first || (view->impl_hint == CAI_VIA_BUFFER && view->protocol == CAI_VIA_DLPACK && on_cuda))
-        known.hint = view->protocol;
-    if (is_first && view->protocol == CAI_VIA_CUDA_ARRAY_INTERFACE && on_cuda &&
+    known.hint = is_first || cai_impl_type_is_on_both(view) ? view->protocol : view->impl_hint;
+    if (view->tensor.device.device_type == CAI_DEVICE_CUDA && known.hint == CAI_VIA_DLPACK)
+        known.facts |= CAI_IMPL_TYPE_BY_DLPACK;
+    if (view->tensor.device.device_type == CAI_DEVICE_CUDA && is_first && known.hint == CAI_VIA_CUDA_ARRAY_INTERFACE &&
         cai_impl_type_has_dlpack(reader->state, known.type))
         known.facts |= CAI_IMPL_TYPE_CUDA_DLPACK;
     cai_impl_type_publish(reader->state, &known);
@@ -320,8 +327,8 @@ CAI_IMPL_ASIDE cai_impl_result_t cai_impl_read_interface(const cai_impl_reader_t
     return result;
 }
 
-/* Steps 3 and 4, for what is not read by the exchange API. ABSENT: steps 5 and 6 remain. A type that __dlpack__ serves is
- * asked by that first. */
+/* Steps 3 and 4, for what is not read by the exchange API. ABSENT: steps 5 and 6 remain, and of a type that __dlpack__
+ * serves on devices what was passed over here. */
 CAI_IMPL_ASIDE cai_impl_result_t cai_impl_read_told(const cai_impl_reader_t *reader)
 {
     const uint32_t    hint = reader->view->impl_hint;
@@ -333,7 +340,7 @@ CAI_IMPL_ASIDE cai_impl_result_t cai_impl_read_told(const cai_impl_reader_t *rea
         return result;
     if (hint != CAI_VIA_CUDA_ARRAY_INTERFACE)
         result = cai_impl_note(reader, cai_impl_buffer_read(reader));
-    if (result == CAI_IMPL_ABSENT)
+    if (result == CAI_IMPL_ABSENT && (reader->view->impl_facts & CAI_IMPL_TYPE_BY_DLPACK) == 0)
         result = cai_impl_note(reader, cai_impl_read_interface(reader));
     if (result == CAI_IMPL_ABSENT && hint == CAI_VIA_CUDA_ARRAY_INTERFACE)
         result = cai_impl_note(reader, cai_impl_buffer_read(reader));
@@ -370,7 +377,7 @@ CAI_IMPL_HOT cai_impl_result_t cai_impl_read_first(const cai_impl_reader_t *read
     return cai_impl_read_any_told(reader);
 }
 
-/* Step 5. A type that __dlpack__ serves says where its array is first: one on the host is read by the buffer protocol all
+/* Step 5. Where __dlpack__ is the hint, it says first where the array is: one on the host is read by the buffer protocol all
  * the same, which also says whether it may be written, and one on a device has no buffer. */
 CAI_IMPL_COLD cai_impl_result_t cai_impl_read_dlpack(const cai_impl_reader_t *reader, cai_stream_t consumer)
 {
@@ -391,15 +398,17 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_read_dlpack(const cai_impl_reader_t *re
 CAI_IMPL_COLD cai_impl_result_t cai_impl_read_last(const cai_impl_reader_t *reader, cai_stream_t consumer)
 {
     cai_view_t       *view = reader->view;
+    const bool        passed_over = view->impl_hint == CAI_VIA_DLPACK ||
+                                    (view->impl_facts & CAI_IMPL_TYPE_BY_DLPACK) != 0; /* the interface was */
     cai_impl_result_t result = CAI_IMPL_ABSENT;
     if (!PyCapsule_CheckExact(reader->object))
         result = cai_impl_read_dlpack(reader, consumer);
-    if (result == CAI_IMPL_ABSENT && view->impl_hint == CAI_VIA_DLPACK)
+    if (result == CAI_IMPL_ABSENT && passed_over)
         result = cai_impl_note(reader, cai_impl_read_interface(reader));
     if (result == CAI_IMPL_ABSENT && view->impl_interface != NULL)
         result = cai_impl_note(reader,
                                cai_impl_interface_read(reader, CAI_IMPL_CAST(PyObject *, view->impl_interface), false));
-    if (result == CAI_IMPL_READ && view->protocol == CAI_VIA_DLPACK && view->impl_hint == CAI_VIA_BUFFER)
+    if (result == CAI_IMPL_READ && cai_impl_type_is_on_both(view))
         view->impl_progress |= CAI_IMPL_NEWS_OF_TYPE;
     return result == CAI_IMPL_ABSENT ? cai_impl_raise_failure(reader) : result;
 }

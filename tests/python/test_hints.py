@@ -88,12 +88,13 @@ def test_a_type_that_is_met_on_the_host_first_is_as_fast_on_a_device_from_the_se
 
 
 def test_arrays_on_the_host_are_read_by_their_buffers_all_the_same(probe):
-    """Which also say whether they may be written: a legacy capsule does not."""
+    """Which also say whether they may be written: a legacy capsule does not. The second one in a row is read at once."""
     kind = new_type()
     read(probe, kind(True))
     for _ in range(3):
         assert read(probe, kind(False), require="WRITABLE") == (["device"], "BUFFER")
-        assert read(probe, kind(True)) == BY_DLPACK
+        assert [read(probe, kind(False), require="WRITABLE") for _ in range(2)] == [BY_BUFFER] * 2
+        assert [read(probe, kind(True)) for _ in range(2)] == [BY_DLPACK] * 2
 
 
 def test_a_device_array_is_not_asked_for_a_buffer_once_the_type_is_known(probe):
@@ -105,9 +106,11 @@ def test_a_device_array_is_not_asked_for_a_buffer_once_the_type_is_known(probe):
                                                                              "protocols": "VIA_DLPACK VIA_BUFFER"}))
 
 
-def test_the_interface_serves_where_dlpack_fails(probe):
+@pytest.mark.parametrize("last", ["host", "device"])
+def test_the_interface_serves_where_dlpack_fails(probe, last):
     kind = new_type()
     read(probe, kind(True))
+    read(probe, kind(last == "device"))
     assert read(probe, kind(True, fails=True)) == (["device", 1, "interface"], "CUDA_ARRAY_INTERFACE")
     assert read(probe, kind(True)) == BY_DLPACK
 
