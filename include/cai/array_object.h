@@ -307,7 +307,10 @@ CAI_IMPL int cai_impl_like_inspect(cai_state_t *state, PyObject *like, cai_impl_
 {
     const cai_impl_type_t *entry = cai_impl_type_find(state, Py_TYPE(like));
     if (CAI_IMPL_LIKELY(entry != NULL)) {
-        *known = *entry;
+        known->type = entry->type;
+        known->exchange = entry->exchange;
+        known->facts = cai_impl_type_facts(entry);
+        known->hint = cai_impl_type_hint(entry);
         return 0;
     }
     if (cai_impl_type_inspect(state, like, known) == 0) {

@@ -62,30 +62,31 @@ CAI_IMPL cai_impl_result_t cai_impl_torch_at_once_stream(const cai_impl_reader_t
                                                                                   : cai_impl_at_once_failed();
 }
 
-CAI_IMPL cai_impl_result_t cai_impl_torch_at_once(const cai_impl_reader_t *reader, const cai_impl_type_t *known,
-                                                  cai_shared_t *shared)
+CAI_IMPL cai_impl_result_t cai_impl_torch_at_once(const cai_impl_reader_t *reader, cai_shared_t *shared)
 {
-    cai_view_t  *view = reader->view;
-    cai_tensor_t tensor;
-    view->impl_exchange = known->exchange;
-    view->impl_facts = cai_impl_type_facts(known);
+    cai_view_t       *view = reader->view;
+    cai_impl_result_t result = CAI_IMPL_READ;
+    cai_tensor_t      tensor;
     if (CAI_IMPL_UNLIKELY(!cai_impl_exchange_lends(view)))
         return CAI_IMPL_ABSENT;
-    if (CAI_IMPL_UNLIKELY(known->exchange->dltensor_from_py_object_no_sync(reader->object, &tensor) != 0))
+    if (CAI_IMPL_UNLIKELY(view->impl_exchange->dltensor_from_py_object_no_sync(reader->object, &tensor) != 0))
         return cai_impl_at_once_failed();
     if (CAI_IMPL_UNLIKELY(!cai_impl_view_fill_from(view, &tensor) || cai_impl_torch_may_be_lazy(view) ||
                           !cai_impl_at_once_is_wanted(view, reader->request, shared)))
         return CAI_IMPL_ABSENT;
+    if (view->tensor.device.device_type == CAI_DEVICE_CPU)
+        cai_impl_set_ready_on_host(view);
+    else
+        result = cai_impl_torch_at_once_stream(reader);
+    if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
+        return result;
     view->protocol = CAI_VIA_EXCHANGE;
     view->impl_progress |= CAI_IMPL_LENT;
-    if (view->tensor.device.device_type != CAI_DEVICE_CPU)
-        return cai_impl_torch_at_once_stream(reader);
-    cai_impl_set_ready_on_host(view);
     return CAI_IMPL_READ;
 }
 
-/* Read, check and hold one array; `work_stream` as of a reader. ABSENT: it is left for the general way, nothing is held,
- * and the view is as if it were new. REFUSED: likewise, with an exception. */
+/* Read, check and hold one array; `work_stream` as of a reader. ABSENT: it is left for the general way, which opens the
+ * view; nothing is held. REFUSED: nothing is held either, with an exception. */
 CAI_IMPL_HOT cai_impl_result_t cai_impl_read_at_once(cai_state_t *state, PyObject *object, const cai_request_t *request,
                                                      cai_view_t *view, cai_impl_work_stream_t *work_stream,
                                                      cai_shared_t *shared)
@@ -97,12 +98,15 @@ CAI_IMPL_HOT cai_impl_result_t cai_impl_read_at_once(cai_state_t *state, PyObjec
     if ((facts & (CAI_IMPL_TYPE_NUMPY_LAYOUT | CAI_IMPL_TYPE_TORCH)) == 0 || request->protocols != 0)
         return CAI_IMPL_ABSENT;
     cai_impl_view_reset(view);
+    view->impl_exchange = known->exchange;
+    view->impl_facts = facts;
+    view->impl_hint = cai_impl_type_hint(known);
     if ((facts & CAI_IMPL_TYPE_NUMPY_LAYOUT) != 0) {
         result = cai_impl_numpy_at_once(view, object, request, shared) ? CAI_IMPL_READ : CAI_IMPL_ABSENT;
     } else {
         reader = cai_impl_reader_for(state, object, request, cai_order_none(), view);
         reader.work_stream = work_stream;
-        result = cai_impl_torch_at_once(&reader, known, shared);
+        result = cai_impl_torch_at_once(&reader, shared);
     }
     if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
         return result;

@@ -245,8 +245,25 @@ CAI_IMPL bool cai_impl_call_is_host(const cai_call_t *call)
     return call->impl_n > 0;
 }
 
-/* What the first walk left. Lent tensors are valid only until Python code runs, so that they are read last, and before
- * that once more if somebody has to be told their stream. */
+/* The last look at what is lent: from here on no Python code runs until the author's own. */
+CAI_IMPL cai_impl_result_t cai_impl_call_look_at_lent(cai_impl_beginning_t *begin)
+{
+    for (int32_t i = 0; i < begin->call->impl_n; i++)
+        cai_impl_view_drop_way(&begin->call->impl_views[i]);
+    for (int32_t i = 0; i < begin->call->impl_n; i++) {
+        const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
+        cai_impl_result_t       result = CAI_IMPL_READ;
+        if (cai_impl_call_is_lent(begin, i))
+            result = cai_impl_note(&reader, cai_impl_exchange_look(&reader));
+        if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
+            return result == CAI_IMPL_ABSENT ? cai_impl_raise_failure(&reader) : result;
+    }
+    return CAI_IMPL_READ;
+}
+
+/* What the first walk left. Lent tensors are valid only until Python code runs, and asking one of them for its gradient may
+ * run some: they are asked after everything else that may, and before that once more if somebody has to be told their
+ * stream, and looked at when all have been asked. */
 CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_read_again(cai_impl_beginning_t *begin)
 {
     cai_impl_result_t result = CAI_IMPL_READ;
@@ -258,6 +275,8 @@ CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_read_again(cai_impl_beginning_t *
         result = cai_impl_call_read_lent(begin);
     if (result == CAI_IMPL_READ)
         result = cai_impl_call_read_last(begin);
+    if (result == CAI_IMPL_READ)
+        result = cai_impl_call_look_at_lent(begin);
     begin->unfinished = true;
     begin->on_gpu = !cai_impl_call_is_host(begin->call);
     return result == CAI_IMPL_READ ? cai_impl_call_check_views(begin) : result;
@@ -481,7 +500,7 @@ CAI_IMPL_HOT cai_impl_result_t cai_impl_call_enter(cai_impl_beginning_t *begin)
 }
 
 /* Every view has its array: what it needed on the way can go. What is learned about types comes last, when nothing can
- * fail any more. */
+ * fail any more. Where a tensor is lent, nothing is left that could run Python code. */
 CAI_IMPL_ASIDE void cai_impl_call_finish(cai_impl_beginning_t *begin)
 {
     for (int32_t i = 0; i < begin->call->impl_n; i++) {

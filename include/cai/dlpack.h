@@ -189,7 +189,8 @@ CAI_IMPL PyObject *cai_impl_dlpack_ask_with(const cai_impl_reader_t *reader, PyO
 
 /* What the producer is told, and what follows for the order. */
 typedef struct cai_impl_dlpack_question {
-    long long         number; /* -1: no order is wanted */
+    long long         number;  /* -1: no order is wanted */
+    bool              instead; /* 1 in place of -1, since the type is known to refuse that */
     cai_impl_source_t source;
     cai_stream_t      stream;
 } cai_impl_dlpack_question_t;
@@ -199,6 +200,7 @@ CAI_IMPL cai_impl_dlpack_question_t cai_impl_dlpack_prepare(cai_order_mode_t mod
     cai_impl_dlpack_question_t question;
     question.source = CAI_IMPL_SOURCE_ORDERED;
     question.stream = mode == CAI_ORDER_WAIT || mode == CAI_ORDER_ADOPT ? consumer : CAI_STREAM_LEGACY;
+    question.instead = false;
     question.number = mode == CAI_ORDER_NONE ? -1 : CAI_IMPL_CAST(long long, cai_stream_to_handle(question.stream));
     return question;
 }
@@ -237,7 +239,7 @@ CAI_IMPL void cai_impl_dlpack_note_refusal(cai_view_t *view, bool refused)
 {
     const uint32_t once = CAI_IMPL_TYPE_REFUSED_NONE, twice = CAI_IMPL_TYPE_REFUSES_NONE, before = view->impl_facts;
     if (!refused)
-        view->impl_facts &= ~once;
+        view->impl_facts &= ~(once | twice);
     else
         view->impl_facts |= (before & once) != 0 ? twice : once;
     if (view->impl_facts != before)
@@ -272,6 +274,21 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_dlpack_ask_again(const cai_impl_reader_
     return CAI_IMPL_READ;
 }
 
+/* The object refuses legacy, which its type took in place of -1 before: -1 after all. */
+CAI_IMPL cai_impl_result_t cai_impl_dlpack_ask_for_none(const cai_impl_reader_t *reader, PyObject *method,
+                                                        PyObject **capsule)
+{
+    PyObject *first = cai_impl_take_exception();
+    *capsule = cai_impl_dlpack_ask_with(reader, method, -1);
+    if (*capsule == NULL) {
+        cai_impl_chain(first);
+        return CAI_IMPL_PRODUCER_RAISED;
+    }
+    Py_DECREF(first);
+    cai_impl_dlpack_note_refusal(reader->view, false);
+    return CAI_IMPL_READ;
+}
+
 CAI_IMPL cai_impl_result_t cai_impl_dlpack_ask_producer(const cai_impl_reader_t *reader, PyObject *method,
                                                         cai_device_t device, cai_impl_dlpack_question_t *question,
                                                         PyObject **capsule)
@@ -282,7 +299,11 @@ CAI_IMPL cai_impl_result_t cai_impl_dlpack_ask_producer(const cai_impl_reader_t 
             cai_impl_dlpack_note_refusal(reader->view, false);
         return CAI_IMPL_READ;
     }
-    if ((question->number != -1 && question->number != 2) || cai_impl_exception_is_final())
+    if (cai_impl_exception_is_final())
+        return CAI_IMPL_PRODUCER_RAISED;
+    if (question->instead)
+        return cai_impl_dlpack_ask_for_none(reader, method, capsule);
+    if (question->number != -1 && question->number != 2)
         return CAI_IMPL_PRODUCER_RAISED;
     return cai_impl_dlpack_ask_again(reader, method, device, question, capsule);
 }
@@ -306,7 +327,8 @@ CAI_IMPL cai_impl_result_t cai_impl_dlpack_read_device(const cai_impl_reader_t *
     cai_impl_result_t          result = cai_impl_dlpack_check_capture(reader, device, &question);
     if (result != CAI_IMPL_READ)
         return result;
-    if (question.number == -1 && cai_impl_dlpack_takes_legacy_for_none(reader, device))
+    question.instead = question.number == -1 && cai_impl_dlpack_takes_legacy_for_none(reader, device);
+    if (question.instead)
         question.number = 1;
     if (device.device_type == CAI_DEVICE_CUDA && cai_device_guard_enter(&guard, device.device_id, &error) != CAI_OK)
         return cai_impl_refuse(reader, CAI_VIA_DLPACK, CAI_IMPL_REFUSED, &error);

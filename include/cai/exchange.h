@@ -141,7 +141,7 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_exchange_settle(const cai_impl_reader_t
 }
 
 /* torch's tensor, lent: into the view as it is now. */
-CAI_IMPL_ASIDE cai_impl_result_t cai_impl_torch_borrow(const cai_impl_reader_t *reader)
+CAI_IMPL cai_impl_result_t cai_impl_torch_borrow(const cai_impl_reader_t *reader)
 {
     cai_tensor_t tensor;
     if (CAI_IMPL_UNLIKELY(reader->view->impl_exchange->dltensor_from_py_object_no_sync(reader->object, &tensor) != 0))
@@ -241,25 +241,42 @@ CAI_IMPL cai_impl_result_t cai_impl_exchange_read_torch(const cai_impl_reader_t 
     return result == CAI_IMPL_READ && lends ? cai_impl_torch_borrow(reader) : result;
 }
 
-/* Read an object whose type has the table that is in the view already (impl_exchange, impl_facts). */
-CAI_IMPL cai_impl_result_t cai_impl_exchange_read(const cai_impl_reader_t *reader)
+/* A lent tensor may be looked at again, and be somewhere else then. */
+CAI_IMPL void cai_impl_exchange_start(cai_view_t *view)
 {
-    cai_view_t       *view = reader->view;
-    const bool        torch = (view->impl_facts & CAI_IMPL_TYPE_TORCH) != 0;
-    cai_impl_result_t result;
-    if (view->impl_exchange == NULL || !cai_impl_allows(reader->request, CAI_VIA_EXCHANGE) ||
-        (!cai_impl_exchange_lends(view) && view->impl_exchange->managed_tensor_from_py_object_no_sync == NULL))
-        return CAI_IMPL_ABSENT;
-    view->flags = 0; /* a lent tensor may be read twice, and be somewhere else then */
+    view->flags = 0;
     view->stream = NULL;
     view->impl_progress &= ~CAI_IMPL_CAST(uint32_t, CAI_IMPL_HOLDS_OBJECT_ALONE);
-    result = torch ? cai_impl_exchange_read_torch(reader) : cai_impl_exchange_own(reader);
+}
+
+CAI_IMPL cai_impl_result_t cai_impl_exchange_finish(const cai_impl_reader_t *reader, cai_impl_result_t result)
+{
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
         result = cai_impl_exchange_set_stream(reader);
     if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
-        return cai_impl_abandon(view, result);
-    cai_impl_mark_ready(view);
+        return cai_impl_abandon(reader->view, result);
+    cai_impl_mark_ready(reader->view);
     return CAI_IMPL_READ;
+}
+
+/* Read an object whose type has the table that is in the view already (impl_exchange, impl_facts). */
+CAI_IMPL cai_impl_result_t cai_impl_exchange_read(const cai_impl_reader_t *reader)
+{
+    cai_view_t *view = reader->view;
+    const bool  torch = (view->impl_facts & CAI_IMPL_TYPE_TORCH) != 0;
+    if (view->impl_exchange == NULL || !cai_impl_allows(reader->request, CAI_VIA_EXCHANGE) ||
+        (!cai_impl_exchange_lends(view) && view->impl_exchange->managed_tensor_from_py_object_no_sync == NULL))
+        return CAI_IMPL_ABSENT;
+    cai_impl_exchange_start(view);
+    return cai_impl_exchange_finish(reader,
+                                    torch ? cai_impl_exchange_read_torch(reader) : cai_impl_exchange_own(reader));
+}
+
+/* Look at a tensor that is lent once more, asking nothing, so that no Python code runs. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_exchange_look(const cai_impl_reader_t *reader)
+{
+    cai_impl_exchange_start(reader->view);
+    return cai_impl_exchange_finish(reader, cai_impl_torch_borrow(reader));
 }
 
 /* ------------------------------------------------------------------------------------------------------- outward --- */

@@ -127,21 +127,20 @@ CAI_IMPL bool cai_impl_type_is_on_both(const cai_view_t *view)
 }
 
 /* Remember of a type the protocol that served its first object, or the last one, see above. Only a request that allows all
- * protocols says something about the type. */
+ * protocols says something about the type. Runs no Python code. */
 CAI_IMPL_COLD void cai_impl_type_learn(const cai_impl_reader_t *reader)
 {
     const cai_view_t *view = reader->view;
     const bool        is_first = (view->impl_progress & CAI_IMPL_KNOWN_TYPE) == 0;
     cai_impl_type_t   known;
     known.type = Py_TYPE(reader->object);
+    if (!is_first && cai_impl_type_find(reader->state, known.type) == NULL)
+        return; /* a type that could not be inspected: what is known of it is not all */
     known.exchange = view->impl_exchange;
     known.facts = view->impl_facts;
     known.hint = is_first || cai_impl_type_is_on_both(view) ? view->protocol : view->impl_hint;
     if (view->tensor.device.device_type == CAI_DEVICE_CUDA && known.hint == CAI_VIA_DLPACK)
         known.facts |= CAI_IMPL_TYPE_BY_DLPACK;
-    if (view->tensor.device.device_type == CAI_DEVICE_CUDA && is_first && known.hint == CAI_VIA_CUDA_ARRAY_INTERFACE &&
-        cai_impl_type_has_dlpack(reader->state, known.type))
-        known.facts |= CAI_IMPL_TYPE_CUDA_DLPACK;
     cai_impl_type_publish(reader->state, &known);
 }
 
@@ -324,12 +323,28 @@ CAI_IMPL_ASIDE cai_impl_result_t cai_impl_read_interface(const cai_impl_reader_t
         reader->view->impl_interface = dict;
     else
         Py_DECREF(dict);
+    if (CAI_IMPL_UNLIKELY((reader->view->impl_progress & CAI_IMPL_KNOWN_TYPE) == 0) && result == CAI_IMPL_READ &&
+        reader->request->protocols == 0 && reader->view->tensor.device.device_type == CAI_DEVICE_CUDA &&
+        cai_impl_type_has_dlpack(reader->state, Py_TYPE(reader->object)))
+        reader->view->impl_facts |= CAI_IMPL_TYPE_CUDA_DLPACK;
     return result;
+}
+
+/* torch's other protocols do not say either that a tensor is conjugated or negated lazily. */
+CAI_IMPL cai_impl_result_t cai_impl_check_lazy(const cai_impl_reader_t *reader)
+{
+    const cai_view_t *view = reader->view;
+    cai_impl_result_t result;
+    if (CAI_IMPL_LIKELY((view->impl_facts & CAI_IMPL_TYPE_TORCH) == 0 || view->protocol == CAI_VIA_EXCHANGE) ||
+        !cai_impl_torch_may_be_lazy(view))
+        return CAI_IMPL_READ;
+    result = cai_impl_note(reader, cai_impl_torch_check_lazy(reader, view->protocol));
+    return result == CAI_IMPL_ABSENT ? cai_impl_raise_failure(reader) : result;
 }
 
 /* Steps 3 and 4, for what is not read by the exchange API. ABSENT: steps 5 and 6 remain, and of a type that __dlpack__
  * serves on devices what was passed over here. */
-CAI_IMPL_ASIDE cai_impl_result_t cai_impl_read_told(const cai_impl_reader_t *reader)
+CAI_IMPL cai_impl_result_t cai_impl_read_told_by(const cai_impl_reader_t *reader)
 {
     const uint32_t    hint = reader->view->impl_hint;
     cai_impl_result_t result = CAI_IMPL_ABSENT;
@@ -347,8 +362,14 @@ CAI_IMPL_ASIDE cai_impl_result_t cai_impl_read_told(const cai_impl_reader_t *rea
     return result;
 }
 
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_read_told(const cai_impl_reader_t *reader)
+{
+    const cai_impl_result_t result = cai_impl_read_told_by(reader);
+    return CAI_IMPL_LIKELY(result == CAI_IMPL_READ) ? cai_impl_check_lazy(reader) : result;
+}
+
 /* Steps 1 to 4: whatever does not have to be told the consumer's stream. */
-CAI_IMPL_ASIDE cai_impl_result_t cai_impl_read_any_told(const cai_impl_reader_t *reader)
+CAI_IMPL cai_impl_result_t cai_impl_read_any_told(const cai_impl_reader_t *reader)
 {
     const cai_view_t *view = reader->view;
     cai_impl_result_t result = CAI_IMPL_ABSENT;
@@ -378,17 +399,20 @@ CAI_IMPL_HOT cai_impl_result_t cai_impl_read_first(const cai_impl_reader_t *read
 }
 
 /* Step 5. Where __dlpack__ is the hint, it says first where the array is: one on the host is read by the buffer protocol all
- * the same, which also says whether it may be written, and one on a device has no buffer. */
+ * the same, which also says whether it may be written, and one on a device is not thought to have a buffer. */
 CAI_IMPL_COLD cai_impl_result_t cai_impl_read_dlpack(const cai_impl_reader_t *reader, cai_stream_t consumer)
 {
     cai_impl_dlpack_producer_t producer;
     cai_impl_result_t          met = cai_impl_note(reader, cai_impl_dlpack_meet(reader, &producer));
+    const bool                 by_hint = reader->view->impl_hint == CAI_VIA_DLPACK;
+    const bool                 on_cuda = producer.device.device_type == CAI_DEVICE_CUDA;
     cai_impl_result_t          result = met == CAI_IMPL_REFUSED ? CAI_IMPL_REFUSED : CAI_IMPL_ABSENT;
-    if (result == CAI_IMPL_ABSENT && reader->view->impl_hint == CAI_VIA_DLPACK &&
-        producer.device.device_type != CAI_DEVICE_CUDA)
+    if (result == CAI_IMPL_ABSENT && by_hint && !on_cuda)
         result = cai_impl_note(reader, cai_impl_buffer_read(reader));
     if (result == CAI_IMPL_ABSENT && met == CAI_IMPL_READ)
         result = cai_impl_note(reader, cai_impl_dlpack_read(reader, &producer, consumer));
+    if (result == CAI_IMPL_ABSENT && by_hint && on_cuda)
+        result = cai_impl_note(reader, cai_impl_buffer_read(reader));
     Py_XDECREF(producer.method);
     return result;
 }
@@ -410,6 +434,8 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_read_last(const cai_impl_reader_t *read
                                cai_impl_interface_read(reader, CAI_IMPL_CAST(PyObject *, view->impl_interface), false));
     if (result == CAI_IMPL_READ && cai_impl_type_is_on_both(view))
         view->impl_progress |= CAI_IMPL_NEWS_OF_TYPE;
+    if (result == CAI_IMPL_READ)
+        return cai_impl_check_lazy(reader);
     return result == CAI_IMPL_ABSENT ? cai_impl_raise_failure(reader) : result;
 }
 
@@ -434,10 +460,16 @@ CAI_IMPL bool cai_impl_view_is_unfinished(const cai_view_t *view)
     return view->impl_interface != NULL || view->impl_failure != NULL || cai_impl_view_has_news(view);
 }
 
+/* What was needed on the way can go, which may run Python code. */
+CAI_IMPL_COLD void cai_impl_view_drop_way(cai_view_t *view)
+{
+    cai_impl_drop(&view->impl_interface);
+    cai_impl_drop(&view->impl_failure);
+}
+
 CAI_IMPL_ASIDE void cai_impl_view_finish(const cai_impl_reader_t *reader)
 {
-    cai_impl_drop(&reader->view->impl_interface);
-    cai_impl_drop(&reader->view->impl_failure);
+    cai_impl_view_drop_way(reader->view);
     if (cai_impl_view_has_news(reader->view) && reader->request->protocols == 0)
         cai_impl_type_learn(reader);
 }
@@ -463,26 +495,14 @@ CAI_IMPL cai_impl_result_t cai_impl_read_any(const cai_impl_reader_t *reader, ca
     return result;
 }
 
-/* torch's other protocols do not say either that a tensor is conjugated or negated lazily. */
-CAI_IMPL cai_impl_result_t cai_impl_check_lazy(const cai_impl_reader_t *reader)
-{
-    const cai_view_t *view = reader->view;
-    cai_impl_result_t result;
-    if (CAI_IMPL_LIKELY((view->impl_facts & CAI_IMPL_TYPE_TORCH) == 0 || view->protocol == CAI_VIA_EXCHANGE) ||
-        !cai_impl_torch_may_be_lazy(view))
-        return CAI_IMPL_READ;
-    result = cai_impl_note(reader, cai_impl_torch_check_lazy(reader, view->protocol));
-    return result == CAI_IMPL_ABSENT ? cai_impl_raise_failure(reader) : result;
-}
-
-/* Check what was read, beside the arguments before it. */
+/* Check what was read, beside the arguments before it. Runs no Python code, unless it refuses. */
 CAI_IMPL_HOT cai_impl_result_t cai_impl_check_view(const cai_impl_reader_t *reader, cai_shared_t *shared)
 {
     const cai_view_t  *view = reader->view;
     const cai_status_t status =
         cai_impl_check_form(reader->request, &view->tensor, view->flags, &view->impl_layout, shared);
     if (CAI_IMPL_LIKELY(status == CAI_OK))
-        return cai_impl_check_lazy(reader);
+        return CAI_IMPL_READ;
     cai_impl_refuse_mismatch(reader, view->protocol, shared, status);
     return CAI_IMPL_REFUSED;
 }
@@ -495,7 +515,8 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_read_again(const cai_impl_reader_t *rea
     if (reader->view->protocol != CAI_VIA_EXCHANGE || !cai_impl_exchange_lends(reader->view))
         return CAI_IMPL_READ;
     result = cai_impl_note(reader, cai_impl_exchange_read(reader));
-    reader->view->stream = stream;
+    if (reader->view->stream != NULL && stream != NULL)
+        reader->view->stream = stream;
     return result == CAI_IMPL_ABSENT ? cai_impl_raise_failure(reader) : result;
 }
 

@@ -28,9 +28,9 @@ typedef struct cai_impl_reader {
 
 /* impl_progress of a view. */
 enum {
-    CAI_IMPL_KNOWN_TYPE = 1,         /* the type was in the cache */
-    CAI_IMPL_FAILURE_FOREIGN = 2,    /* impl_failure is the producer's own exception, not one of cai's */
-    CAI_IMPL_LENT = 4,               /* of a call: the tensor is lent, and looked at last */
+    CAI_IMPL_KNOWN_TYPE = 1,      /* the type was in the cache */
+    CAI_IMPL_FAILURE_FOREIGN = 2, /* impl_failure is the producer's own exception, not one of cai's */
+    CAI_IMPL_LENT = 4,            /* the tensor is lent: a call looks at it again after all that may run Python code */
     CAI_IMPL_HOLDS_OBJECT_ALONE = 8, /* the object is all that there is to give back, and nothing is to be ordered */
     CAI_IMPL_NEWS_OF_TYPE = 16       /* something has shown that is to be remembered of the type */
 };

@@ -64,8 +64,9 @@ typedef enum cai_impl_name {
         CAI_IMPL_NAME_COUNT
 } cai_impl_name_t;
 
-/* What is remembered of an exact type, as a hint for the order of protocols and never as a refusal. The one negative
- * fact is that a type without an exchange table keeps having none. Facts and hint may be learned later. */
+/* What is remembered of an exact type, as a hint for the order of protocols and never as a refusal: what is passed over
+ * is tried when the rest has failed. Only a type without an exchange table keeps having none. Facts and hint may be
+ * learned later. */
 typedef struct cai_impl_type {
     PyTypeObject                *type;     /* owned, so that the address cannot mean another type later */
     const cai_dlpack_exchange_t *exchange; /* NULL: the type has no table */

@@ -173,6 +173,46 @@ def test_of_two_that_are_written_the_second_may_move_the_first(known, probe):
     assert [view["pointer"] for view in seen] == [other.pointer, second.memory.pointer]
 
 
+@pytest.mark.parametrize("met", [True, False], ids=["met", "new"])
+def test_a_question_to_one_that_is_written_may_move_the_others(known, probe, met):
+    """Of types that nobody has met too, which are asked last."""
+    other = producers.Memory(SIX + 10)
+    first, second = make(known), make(known)
+
+    class Mover(known):
+        @property
+        def requires_grad(self):
+            first.set_pointer(other.pointer)
+            return False
+
+    second.__class__ = Mover
+    if met:
+        probe.acquire(second, "adopt", {}).release()
+    requests = tuple({"name": name, **checks.fields(probe, {"require": "WRITABLE"})} for name in "ab")
+    seen = probe.call((first, second), requests, "adopt", lambda call: call["views"])
+    assert [view["pointer"] for view in seen] == [other.pointer, second.memory.pointer]
+
+
+def test_a_failure_that_is_dropped_may_move_a_tensor(known, probe):
+    """What an exception keeps alive ends with it, before the last look."""
+    other, tensor = producers.Memory(SIX + 10), make(known)
+
+    class Moves:
+        def __del__(self):
+            tensor.set_pointer(other.pointer)
+
+    class Fails(producers.Both):
+        @property
+        def __cuda_array_interface__(self):
+            moves = Moves()
+            raise RuntimeError("own", moves)
+
+    requests = tuple({"name": name} for name in "ab")
+    seen = probe.call((tensor, Fails(SIX)), requests, "adopt", lambda call: call["views"])
+    assert seen[0]["pointer"] == other.pointer
+    assert seen[1]["protocol"] == probe.VIA_DLPACK
+
+
 @pytest.mark.parametrize("order", ["adopt", "none", LEGACY])
 @pytest.mark.parametrize("before, after", [(dlpack.CPU, dlpack.CUDA), (dlpack.CUDA, dlpack.CPU)],
                          ids=["to-the-device", "to-the-host"])

@@ -106,6 +106,31 @@ def test_a_device_array_is_not_asked_for_a_buffer_once_the_type_is_known(probe):
                                                                              "protocols": "VIA_DLPACK VIA_BUFFER"}))
 
 
+def test_a_buffer_serves_beside_an_array_on_a_device(probe):
+    """Of a type whose objects have both, what is remembered is no refusal."""
+    kind = new_type()
+
+    class Both(kind):
+        def __new__(cls):
+            self = super().__new__(cls, False)
+            self.on_device = True
+            return self
+
+    def protocol_of(source, memory):
+        view = probe.acquire(source, "adopt", checks.fields(probe, {"memory": memory}))
+        try:
+            return NAMES[view.describe()["protocol"]]
+        finally:
+            view.release()
+
+    assert protocol_of(Both(), "ON_CUDA") == "DLPACK"
+    assert protocol_of(Both(), "ON_HOST") == "BUFFER"
+    assert protocol_of(Both(), "ON_CUDA") == "DLPACK"
+    failing = Both()
+    failing.fails = True
+    assert protocol_of(failing, "ON_HOST ON_CUDA") in ("BUFFER", "CUDA_ARRAY_INTERFACE")
+
+
 @pytest.mark.parametrize("last", ["host", "device"])
 def test_the_interface_serves_where_dlpack_fails(probe, last):
     kind = new_type()
@@ -201,3 +226,26 @@ def test_a_failure_that_legacy_does_not_mend_teaches_nothing(probe):
         probe.acquire(kind(True, refuses=(-1, 1)), "none", checks.fields(probe, {"protocols": "VIA_DLPACK"}))
     assert read(probe, kind(True), "none")[0] == ["interface", "device", -1]
     assert read(probe, kind(True), "none")[0] == ["device", -1]
+
+
+def test_it_is_told_minus_one_where_it_refuses_legacy_now(probe, refusing):
+    """And is no type that refuses -1 from then on."""
+    assert read(probe, refusing(True, refuses=(1,)), "none") == (["device", 1, -1], "DLPACK")
+    assert read(probe, refusing(True), "none") == (["device", -1], "DLPACK")
+
+
+def test_a_type_that_could_not_be_inspected_is_not_remembered_by_what_it_refuses(probe):
+    class Meta(type(mmap.mmap)):
+        asked = 0
+
+        def __getattribute__(cls, name):
+            if name == "__dlpack_c_exchange_api__":
+                Meta.asked += 1
+                if Meta.asked == 1:
+                    raise RuntimeError("this time")
+            return super().__getattribute__(name)
+
+    kind = Meta("Array", (new_type(),), {})
+    for asked in (1, 2, 2):
+        read(probe, kind(True, refuses=(-1,)), "none")
+        assert Meta.asked == asked

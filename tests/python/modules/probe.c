@@ -257,6 +257,7 @@ static PyObject *acquire(PyObject *module, PyObject *args)
     self = PyObject_New(view_object_t, state->view_type);
     if (self == NULL)
         return NULL;
+    memset(&self->view, 0xFF, sizeof self->view);
     if (cai_view_acquire(&state->cai, object, fields == NULL ? NULL : &wish.request, order, &self->view) < 0) {
         Py_DECREF(self); /* releases a view whose acquire failed, which must be harmless */
         return NULL;
@@ -327,6 +328,8 @@ static PyObject *call(PyObject *module, PyObject *parameters)
         read_order(order_value, &order) < 0 || read_arguments(objects, fields, args, wishes, requests) < 0)
         return NULL;
     n = (int32_t)PyTuple_Size(fields);
+    memset(views, 0xFF, sizeof views); /* as an author's stack may be */
+    memset(&state_of_call, 0xFF, sizeof state_of_call);
     if (cai_call_begin(&state_of_call, &state->cai, order, requests, args, PyTuple_Size(objects), n, views) < 0)
         return NULL;
     return cai_call_end(&state_of_call, run_body(body, describe_call(&state_of_call, views, n)));
