@@ -274,14 +274,20 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_dlpack_ask_again(const cai_impl_reader_
     return CAI_IMPL_READ;
 }
 
-/* The object refuses legacy, which its type took in place of -1 before: -1 after all. */
+/* The object refuses legacy, which its type took in place of -1 before: -1 after all. Where that fails too, as it is known
+ * to, the first refusal is the one that tells. */
 CAI_IMPL cai_impl_result_t cai_impl_dlpack_ask_for_none(const cai_impl_reader_t *reader, PyObject *method,
                                                         PyObject **capsule)
 {
     PyObject *first = cai_impl_take_exception();
     *capsule = cai_impl_dlpack_ask_with(reader, method, -1);
-    if (*capsule == NULL) {
+    if (*capsule == NULL && cai_impl_exception_is_final()) {
         cai_impl_chain(first);
+        return CAI_IMPL_PRODUCER_RAISED;
+    }
+    if (*capsule == NULL) {
+        PyErr_Clear();
+        cai_impl_set_exception(first);
         return CAI_IMPL_PRODUCER_RAISED;
     }
     Py_DECREF(first);

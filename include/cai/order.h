@@ -138,18 +138,6 @@ CAI_IMPL_ASIDE cai_status_t cai_impl_record_guard_enter(cai_order_pool_t *pool, 
     return cai_impl_pool_guard_enter(pool, guard, record->device_id, error);
 }
 
-CAI_IMPL_COLD cai_status_t cai_impl_stream_is_capturing_on(cai_stream_t stream, int32_t device_id, bool *capturing,
-                                                           cai_error_t *error)
-{
-    cai_device_guard_t guard;
-    cai_status_t       status = cai_impl_stream_guard_enter(&guard, stream, device_id, error), left;
-    if (status != CAI_OK)
-        return status;
-    status = cai_stream_is_capturing(stream, capturing, error);
-    left = cai_device_guard_leave(&guard, status == CAI_OK ? error : NULL);
-    return status != CAI_OK ? status : left;
-}
-
 #if defined(CAI_NO_CUDA)
 
 CAI_API cai_status_t cai_stream_is_capturing(cai_stream_t stream, bool *capturing, cai_error_t *error)
@@ -158,6 +146,13 @@ CAI_API cai_status_t cai_stream_is_capturing(cai_stream_t stream, bool *capturin
     (void)error;
     *capturing = false;
     return CAI_OK;
+}
+
+CAI_IMPL cai_status_t cai_impl_stream_is_capturing_on(cai_stream_t stream, int32_t device_id, bool *capturing,
+                                                      cai_error_t *error)
+{
+    (void)device_id;
+    return cai_stream_is_capturing(stream, capturing, error);
 }
 
 CAI_IMPL_COLD cai_status_t cai_impl_no_order(cai_error_t *error)
@@ -273,6 +268,18 @@ CAI_API cai_status_t cai_stream_is_capturing(cai_stream_t stream, bool *capturin
     }
     *capturing = status != cudaStreamCaptureStatusNone;
     return cai_cuda_status(result, "cudaStreamIsCapturing", error);
+}
+
+CAI_IMPL_COLD cai_status_t cai_impl_stream_is_capturing_on(cai_stream_t stream, int32_t device_id, bool *capturing,
+                                                           cai_error_t *error)
+{
+    cai_device_guard_t guard;
+    cai_status_t       status = cai_impl_stream_guard_enter(&guard, stream, device_id, error), left;
+    if (status != CAI_OK)
+        return status;
+    status = cai_stream_is_capturing(stream, capturing, error);
+    left = cai_device_guard_leave(&guard, status == CAI_OK ? error : NULL);
+    return status != CAI_OK ? status : left;
 }
 
 /* Which capture a stream takes part in; 0 for none, and for a capture that has been broken. */
