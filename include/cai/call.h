@@ -57,10 +57,10 @@ typedef struct cai_impl_beginning {
     const cai_request_t   *requests;
     PyObject *const       *args;
     cai_impl_work_stream_t work_stream;
-    cai_shared_t           shared;     /* of the arguments that have been read and checked */
-    bool                   on_gpu;     /* one of the arguments is, or there is none */
-    bool                   again;      /* the arguments have to be walked again */
-    bool                   unfinished; /* a view has something to drop, or to remember, at the end */
+    cai_shared_t           shared; /* of the arguments that have been read and checked */
+    bool                   on_gpu; /* one of the arguments is, or there is none */
+    bool                   again;  /* the arguments have to be walked again */
+    bool                   news;   /* a view may have something to tell of its type, at the end */
 } cai_impl_beginning_t;
 
 CAI_IMPL cai_impl_reader_t cai_impl_reader_of(cai_impl_beginning_t *begin, int32_t i)
@@ -155,7 +155,9 @@ CAI_IMPL cai_impl_result_t cai_impl_call_read_first(cai_impl_beginning_t *begin,
     else
         result = cai_impl_read_first(&reader);
     begin->again |= result == CAI_IMPL_ABSENT;
-    begin->unfinished |= cai_impl_view_is_unfinished(reader.view);
+    begin->news |= cai_impl_view_has_news(reader.view);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        cai_impl_view_drop_way(reader.view); /* before a tensor behind it is looked at */
     return result == CAI_IMPL_READ && !begin->again ? cai_impl_check_view(&reader, &begin->shared) : result;
 }
 
@@ -277,7 +279,7 @@ CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_read_again(cai_impl_beginning_t *
         result = cai_impl_call_read_last(begin);
     if (result == CAI_IMPL_READ)
         result = cai_impl_call_look_at_lent(begin);
-    begin->unfinished = true;
+    begin->news = true;
     begin->on_gpu = !cai_impl_call_is_host(begin->call);
     return result == CAI_IMPL_READ ? cai_impl_call_check_views(begin) : result;
 }
@@ -499,13 +501,12 @@ CAI_IMPL_HOT cai_impl_result_t cai_impl_call_enter(cai_impl_beginning_t *begin)
     return CAI_IMPL_READ;
 }
 
-/* Every view has its array: what it needed on the way can go. What is learned about types comes last, when nothing can
- * fail any more. Where a tensor is lent, nothing is left that could run Python code. */
-CAI_IMPL_ASIDE void cai_impl_call_finish(cai_impl_beginning_t *begin)
+/* What is learned about types comes last, when nothing can fail any more. */
+CAI_IMPL_ASIDE void cai_impl_call_tell_news(cai_impl_beginning_t *begin)
 {
     for (int32_t i = 0; i < begin->call->impl_n; i++) {
         const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
-        cai_impl_view_finish(&reader);
+        cai_impl_view_tell_news(&reader);
     }
 }
 
@@ -538,7 +539,7 @@ CAI_API int cai_call_begin(cai_call_t *call, cai_state_t *state, cai_order_t ord
     begin.requests = requests;
     begin.args = args;
     begin.work_stream.exchange = NULL;
-    begin.again = begin.unfinished = false;
+    begin.again = begin.news = false;
     cai_impl_shared_begin(&begin.shared);
     cai_impl_catch_up(state);
     result = cai_impl_call_read(&begin, n);
@@ -546,8 +547,8 @@ CAI_API int cai_call_begin(cai_call_t *call, cai_state_t *state, cai_order_t ord
         result = cai_impl_call_enter(&begin);
     if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
         return cai_impl_call_refused(call);
-    if (CAI_IMPL_UNLIKELY(begin.unfinished))
-        cai_impl_call_finish(&begin);
+    if (CAI_IMPL_UNLIKELY(begin.news))
+        cai_impl_call_tell_news(&begin);
     return 0;
 }
 

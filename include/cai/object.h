@@ -453,23 +453,18 @@ CAI_IMPL bool cai_impl_view_has_news(const cai_view_t *view)
     return (view->impl_progress & (CAI_IMPL_KNOWN_TYPE | CAI_IMPL_NEWS_OF_TYPE)) != CAI_IMPL_KNOWN_TYPE;
 }
 
-/* Whether a view that has found its array, or is about to, holds what it needed on the way, or has something to tell of
- * its type. */
-CAI_IMPL bool cai_impl_view_is_unfinished(const cai_view_t *view)
+/* The array is found: what was needed on the way can go, which may run Python code. */
+CAI_IMPL void cai_impl_view_drop_way(cai_view_t *view)
 {
-    return view->impl_interface != NULL || view->impl_failure != NULL || cai_impl_view_has_news(view);
-}
-
-/* What was needed on the way can go, which may run Python code. */
-CAI_IMPL_COLD void cai_impl_view_drop_way(cai_view_t *view)
-{
+    if (CAI_IMPL_LIKELY(view->impl_interface == NULL && view->impl_failure == NULL))
+        return;
     cai_impl_drop(&view->impl_interface);
     cai_impl_drop(&view->impl_failure);
 }
 
-CAI_IMPL_ASIDE void cai_impl_view_finish(const cai_impl_reader_t *reader)
+/* The acquire has succeeded: remember what it has shown of the type. Runs no Python code. */
+CAI_IMPL_ASIDE void cai_impl_view_tell_news(const cai_impl_reader_t *reader)
 {
-    cai_impl_view_drop_way(reader->view);
     if (cai_impl_view_has_news(reader->view) && reader->request->protocols == 0)
         cai_impl_type_learn(reader);
 }
@@ -490,9 +485,12 @@ CAI_IMPL cai_impl_result_t cai_impl_read_any(const cai_impl_reader_t *reader, ca
     result = cai_impl_read_first(reader);
     if (result == CAI_IMPL_ABSENT)
         result = cai_impl_read_last(reader, consumer);
-    if (result == CAI_IMPL_READ && CAI_IMPL_UNLIKELY(cai_impl_view_is_unfinished(reader->view)))
-        cai_impl_view_finish(reader);
-    return result;
+    if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
+        return result;
+    cai_impl_view_drop_way(reader->view);
+    if (CAI_IMPL_UNLIKELY(cai_impl_view_has_news(reader->view)))
+        cai_impl_view_tell_news(reader);
+    return CAI_IMPL_READ;
 }
 
 /* Check what was read, beside the arguments before it. Runs no Python code, unless it refuses. */

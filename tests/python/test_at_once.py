@@ -155,24 +155,6 @@ def test_a_tensor_that_moves_while_it_is_asked(known, accepts):
         assert np.array_equal(checks.read(view), SIX + 10)
 
 
-def test_of_two_that_are_written_the_second_may_move_the_first(known, probe):
-    other = producers.Memory(SIX + 10)
-    first, second = make(known), make(known)
-
-    class Mover(known):
-        @property
-        def requires_grad(self):
-            first.set_pointer(other.pointer)
-            return False
-
-    second.__class__ = Mover
-    probe.acquire(second, "adopt", {}).release()
-    first.set_pointer(first.memory.pointer)
-    requests = tuple({"name": name, **checks.fields(probe, {"require": "WRITABLE"})} for name in "ab")
-    seen = probe.call((first, second), requests, "adopt", lambda call: call["views"])
-    assert [view["pointer"] for view in seen] == [other.pointer, second.memory.pointer]
-
-
 @pytest.mark.parametrize("met", [True, False], ids=["met", "new"])
 def test_a_question_to_one_that_is_written_may_move_the_others(known, probe, met):
     """Of types that nobody has met too, which are asked last."""
@@ -188,6 +170,7 @@ def test_a_question_to_one_that_is_written_may_move_the_others(known, probe, met
     second.__class__ = Mover
     if met:
         probe.acquire(second, "adopt", {}).release()
+    first.set_pointer(first.memory.pointer)
     requests = tuple({"name": name, **checks.fields(probe, {"require": "WRITABLE"})} for name in "ab")
     seen = probe.call((first, second), requests, "adopt", lambda call: call["views"])
     assert [view["pointer"] for view in seen] == [other.pointer, second.memory.pointer]
@@ -211,6 +194,27 @@ def test_a_failure_that_is_dropped_may_move_a_tensor(known, probe):
     seen = probe.call((tensor, Fails(SIX)), requests, "adopt", lambda call: call["views"])
     assert seen[0]["pointer"] == other.pointer
     assert seen[1]["protocol"] == probe.VIA_DLPACK
+
+
+def test_a_failure_on_the_way_to_an_argument_before_may_move_a_tensor(known, probe):
+    """The argument itself is read at the first attempt but one, so that nothing is walked again."""
+    other, tensor = producers.Memory(SIX + 10), make(known)
+
+    class Moves:
+        def __del__(self):
+            tensor.set_pointer(other.pointer)
+
+    class Fails(producers.Interface):
+        @property
+        def _capsule(self):
+            raise RuntimeError("own", Moves())
+
+    requests = tuple({"name": name} for name in "ab")
+    for _ in range(2):
+        tensor.set_pointer(tensor.memory.pointer)
+        seen = probe.call((Fails(SIX), tensor), requests, "adopt", lambda call: call["views"])
+        assert seen[0]["protocol"] == probe.VIA_CUDA_ARRAY_INTERFACE
+        assert seen[1]["pointer"] == other.pointer
 
 
 @pytest.mark.parametrize("order", ["adopt", "none", LEGACY])
