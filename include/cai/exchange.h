@@ -221,11 +221,12 @@ CAI_IMPL cai_impl_result_t cai_impl_exchange_set_stream(const cai_impl_reader_t 
     return result;
 }
 
-/* Whether the table lends. A free-threaded build always owns: another thread could change what was lent at any time. */
+/* Whether the table lends. A free-threaded build always owns: another thread could change what was lent at any time. So
+ * does a type with `_capsule`, which is asked for that first, and may run Python code when what that left is dropped. */
 CAI_IMPL bool cai_impl_exchange_lends(const cai_view_t *view)
 {
-    return (view->impl_facts & CAI_IMPL_TYPE_TORCH) != 0 && !CAI_IMPL_FREE_THREADED &&
-           view->impl_exchange->dltensor_from_py_object_no_sync != NULL;
+    return (view->impl_facts & (CAI_IMPL_TYPE_TORCH | CAI_IMPL_TYPE_ARRAY)) == CAI_IMPL_TYPE_TORCH &&
+           !CAI_IMPL_FREE_THREADED && view->impl_exchange->dltensor_from_py_object_no_sync != NULL;
 }
 
 /* torch, lent or owned. Everything that may run Python code comes before the last look at the tensor. */

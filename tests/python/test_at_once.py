@@ -217,6 +217,48 @@ def test_a_failure_on_the_way_to_an_argument_before_may_move_a_tensor(known, pro
         assert seen[1]["pointer"] == other.pointer
 
 
+def test_a_tensor_that_hands_out_an_array_of_cais_is_read_as_that(known, accepts, probe, arrays):
+    """The first of its type and those after it, by themselves and in a call."""
+    array = arrays.new((2, 3), "float32", arrays.DEVICE)
+
+    class Wraps(known):  # which stays in the library's memory, and so must not hold the array
+        @property
+        def _capsule(self):
+            return self.array._capsule
+
+    tensor = make(Wraps)
+    tensor.array = array
+    for _ in range(2):
+        with accepts(tensor) as view:
+            assert (view.protocol, view.pointer) == (probe.VIA_ARRAY, array.ptr)
+        seen = probe.call((make(known), tensor), ({}, {}), "adopt", lambda call: call["views"])
+        assert (seen[1]["protocol"], seen[1]["pointer"]) == (probe.VIA_ARRAY, array.ptr)
+
+
+def test_a_tensor_that_is_asked_for_an_array_of_cais_first_is_owned(known, accepts):
+    """What the question leaves is dropped when the tensor has been read, and may move it."""
+    other = producers.Memory(SIX + 10)
+
+    class Fails(known):
+        @property
+        def _capsule(self):
+            raise RuntimeError("own", Moves(self))
+
+    class Moves:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+        def __del__(self):
+            self.tensor.set_pointer(other.pointer)
+
+    for _ in range(2):
+        tensor = make(Fails)
+        with accepts(tensor) as view:
+            assert tensor.counts() == {"lent": 0, "owned": 1, "deleted": 0}
+            assert np.array_equal(checks.read(view), SIX)
+        assert tensor.counts() == {"lent": 0, "owned": 1, "deleted": 1}
+
+
 @pytest.mark.parametrize("order", ["adopt", "none", LEGACY])
 @pytest.mark.parametrize("before, after", [(dlpack.CPU, dlpack.CUDA), (dlpack.CUDA, dlpack.CPU)],
                          ids=["to-the-device", "to-the-host"])
