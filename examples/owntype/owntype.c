@@ -18,8 +18,12 @@ static int64_t n_blocks;
 static void free_memory(void *memory, bool on_device)
 {
 #if !defined(CAI_NO_CUDA)
+    /* Somebody may be capturing a graph, which cudaFree would break in any other mode. */
+    enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
     if (on_device) {
+        (void)cudaThreadExchangeStreamCaptureMode(&mode);
         (void)cudaFree(memory);
+        (void)cudaThreadExchangeStreamCaptureMode(&mode);
         return;
     }
 #endif
@@ -31,9 +35,11 @@ static void *allocate_memory(size_t nbytes, bool on_device)
 {
 #if !defined(CAI_NO_CUDA)
     void *memory = NULL;
-    if (on_device)
-        return cudaMalloc(&memory, nbytes) == cudaSuccess && cudaMemset(memory, 0, nbytes) == cudaSuccess ? memory
-                                                                                                          : NULL;
+    if (on_device && cudaMalloc(&memory, nbytes) == cudaSuccess) {
+        if (cudaMemset(memory, 0, nbytes) == cudaSuccess)
+            return memory;
+        free_memory(memory, on_device);
+    }
 #endif
     return on_device ? NULL : calloc(nbytes, 1);
 }

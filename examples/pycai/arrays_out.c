@@ -36,17 +36,25 @@ PyObject *receive_and_return_int(PyObject *module, PyObject *s)
 
 /* ------------------------------------------------------------------------------------------------------ new arrays */
 
+/* A sequence's items as a tuple of their own: the numbers among them may run Python code, which may change a list. A new
+ * reference, or NULL with an exception. */
+static PyObject *items_of(PyObject *sequence, const char *message)
+{
+    PyObject *items = PySequence_Fast(sequence, message), *tuple = items == NULL ? NULL : PySequence_Tuple(items);
+    Py_XDECREF(items);
+    return tuple;
+}
+
 /* A sequence of integers, or one integer, as a shape. 0, or -1 with an exception. */
 static int read_shape(PyObject *object, int32_t *ndim, int64_t *shape)
 {
-    PyObject *items = PyLong_Check(object)
-                          ? PyTuple_Pack(1, object)
-                          : PySequence_Fast(object, "argument 'shape': expected a sequence of integers");
+    PyObject *items = PyLong_Check(object) ? PyTuple_Pack(1, object)
+                                           : items_of(object, "argument 'shape': expected a sequence of integers");
     if (items == NULL)
         return -1;
-    *ndim = (int32_t)Py_MIN(PySequence_Fast_GET_SIZE(items), CAI_MAX_NDIM + 1); /* more are refused with the array */
+    *ndim = (int32_t)Py_MIN(PyTuple_GET_SIZE(items), CAI_MAX_NDIM + 1); /* more are refused with the array */
     for (int32_t i = 0; i < Py_MIN(*ndim, CAI_MAX_NDIM) && PyErr_Occurred() == NULL; i++)
-        shape[i] = PyLong_AsLongLong(PySequence_Fast_GET_ITEM(items, i));
+        shape[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(items, i));
     Py_DECREF(items);
     return PyErr_Occurred() == NULL ? 0 : -1;
 }
@@ -111,16 +119,16 @@ PyObject *return_zeros(PyObject *module, PyObject *args, PyObject *keywords)
 /* The numbers of a sequence as floats, to be freed by the caller; NULL with an exception. */
 static float *read_numbers(PyObject *object, int64_t *n)
 {
-    PyObject *items = PySequence_Fast(object, "argument 'vec': expected a sequence of numbers");
+    PyObject *items = items_of(object, "argument 'vec': expected a sequence of numbers");
     float    *numbers = NULL;
     if (items == NULL)
         return NULL;
-    *n = PySequence_Fast_GET_SIZE(items);
+    *n = PyTuple_GET_SIZE(items);
     numbers = (float *)malloc((size_t)*n * sizeof(float) + 1);
     if (numbers == NULL)
         (void)PyErr_NoMemory();
     for (int64_t i = 0; i < *n && PyErr_Occurred() == NULL; i++)
-        numbers[i] = (float)PyFloat_AsDouble(PySequence_Fast_GET_ITEM(items, (Py_ssize_t)i));
+        numbers[i] = (float)PyFloat_AsDouble(PyTuple_GET_ITEM(items, (Py_ssize_t)i));
     Py_DECREF(items);
     if (PyErr_Occurred() == NULL)
         return numbers;

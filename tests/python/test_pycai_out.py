@@ -115,6 +115,22 @@ def test_bad_arguments(function, arguments, error):
         function(**arguments)
 
 
+@pytest.mark.parametrize("function, name", [(FUNCTIONS[0], "shape"), (FUNCTIONS[1], "vec")])
+def test_a_list_that_changes_while_it_is_read(function, name):
+    class Clears:
+        def __index__(self):
+            numbers.clear()
+            return 2
+
+        def __float__(self):
+            return float(self.__index__())
+
+    numbers = [Clears(), *([1] * 20)]
+    array = function(**{name: numbers})
+    assert array.shape == ((2, *([1] * 20)) if name == "shape" else (21,))
+    assert numbers == []
+
+
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_every_cuda_call_may_fail(function):
     """Whichever call of the function fails, nothing is leaked, and the next call works."""
@@ -169,6 +185,27 @@ def test_own_memory_is_freed_once_after_the_last_user(device):
     del capsule
     gc.collect()
     assert owntype.live() == before
+
+
+@pytest.mark.parametrize("mode", [emulated.GLOBAL, emulated.THREAD_LOCAL, emulated.RELAXED])
+def test_pitfall_51_own_memory_is_freed_while_somebody_captures(mode):
+    before = emulated.count_allocations()
+    buffer = owntype.Buffer(4, device=True)
+    stream = emulated.create_stream()
+    emulated.begin_capture(stream, mode)
+    del buffer
+    gc.collect()
+    emulated.end_capture(stream)
+    assert emulated.count_allocations() == before
+
+
+@pytest.mark.parametrize("call", ["cudaMalloc", "cudaMemset"])
+def test_a_device_without_memory_for_an_own_type(call):
+    before = emulated.count_allocations(), owntype.live()
+    emulated.fail(call, 1, emulated.OUT_OF_MEMORY)
+    with pytest.raises(MemoryError):
+        owntype.Buffer(4, device=True)
+    assert (emulated.count_allocations(), owntype.live()) == before
 
 
 def test_an_own_type_on_the_device():
