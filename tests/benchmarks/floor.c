@@ -13,7 +13,7 @@ enum { SHAPE, TYPESTR, DATA, VERSION, STRIDES, STREAM, N_FIELDS };
 
 /* A benchmark's module is loaded once, so that what it keeps may be static. */
 static PyObject *fields[N_FIELDS], *interface_name, *dlpack_name, *dlpack_keywords, *stream_keyword, *minus_one, *one,
-    *newest;
+    *newest, *float32_typestr, *three;
 static const cai_dlpack_exchange_t *table; /* torch's */
 static cudaStream_t                 consumer;
 static cudaEvent_t                  event;
@@ -145,15 +145,16 @@ static inline void order_work_stream(held_t *held)
 
 static inline void order_streams(cudaStream_t before, cudaStream_t after)
 {
-    enum cudaStreamCaptureStatus capturing;
-    (void)cudaStreamIsCapturing(before, &capturing);
-    (void)cudaStreamIsCapturing(after, &capturing);
     (void)cudaEventRecord(event, before);
     (void)cudaStreamWaitEvent(after, event, 0);
 }
 
+/* Whoever does not ask first breaks the capture that is under way on one of the two. */
 static inline void order_there(held_t *held)
 {
+    enum cudaStreamCaptureStatus capturing;
+    (void)cudaStreamIsCapturing(held->stream, &capturing);
+    (void)cudaStreamIsCapturing(consumer, &capturing);
     order_streams(held->stream, consumer);
 }
 
@@ -313,17 +314,22 @@ static inline void release_array(held_t *held)
 
 CONSUMER(array, acquire_array, order_nothing, order_nothing, release_array, Py_None)
 
-static PyObject *array_interface(PyObject *self, void *version)
+static PyObject *array_interface(PyObject *self, void *ignored)
 {
     const cai_tensor_t *tensor = &((array_t *)self)->tensor;
-    PyObject           *dict = PyDict_New();
-    PyObject *values[] = {Py_BuildValue("(LL)", tensor->shape[0], tensor->shape[1]), PyUnicode_FromString("<f4"),
-                          Py_BuildValue("(NO)", PyLong_FromVoidPtr(tensor->data), Py_False),
-                          PyLong_FromVoidPtr(version), Py_NewRef(Py_None)};
-    for (int i = 0; i < STREAM; i++) {
-        (void)PyDict_SetItem(dict, fields[i], values[i]);
-        Py_DECREF(values[i]);
-    }
+    PyObject           *dict = PyDict_New(), *shape = PyTuple_New(2), *data = PyTuple_New(2);
+    PyTuple_SET_ITEM(shape, 0, PyLong_FromLongLong(tensor->shape[0]));
+    PyTuple_SET_ITEM(shape, 1, PyLong_FromLongLong(tensor->shape[1]));
+    PyTuple_SET_ITEM(data, 0, PyLong_FromVoidPtr(tensor->data));
+    PyTuple_SET_ITEM(data, 1, Py_NewRef(Py_False));
+    (void)ignored;
+    (void)PyDict_SetItem(dict, fields[SHAPE], shape);
+    (void)PyDict_SetItem(dict, fields[TYPESTR], float32_typestr);
+    (void)PyDict_SetItem(dict, fields[DATA], data);
+    (void)PyDict_SetItem(dict, fields[VERSION], three);
+    (void)PyDict_SetItem(dict, fields[STRIDES], Py_None);
+    Py_DECREF(shape);
+    Py_DECREF(data);
     return dict;
 }
 
@@ -389,8 +395,8 @@ static PyMethodDef   array_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 static PyGetSetDef array_getset[] = {
-    {"__cuda_array_interface__", array_interface, NULL, NULL, (void *)3},
-    {"__array_interface__", array_interface, NULL, NULL, (void *)3},
+    {"__cuda_array_interface__", array_interface, NULL, NULL, NULL},
+    {"__array_interface__", array_interface, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 static PyTypeObject array_type = {
@@ -590,6 +596,8 @@ PyMODINIT_FUNC PyInit_floor(void)
     stream_keyword = Py_BuildValue("(s)", "stream");
     minus_one = PyLong_FromLong(-1);
     one = PyLong_FromLong(1);
+    three = PyLong_FromLong(3);
+    float32_typestr = PyUnicode_InternFromString("<f4");
     newest = Py_BuildValue("(ii)", CAI_DLPACK_MAJOR, CAI_DLPACK_MINOR);
     return PyType_Ready(&array_type) < 0 ? NULL : PyModule_Create(&definition);
 }
