@@ -47,8 +47,9 @@ typedef struct cai_array {
  *
  * `memory` says what kind. `stream` is where its first work will be (for CAI_MEMORY_DEVICE also that of the allocation);
  * 0 is legacy, and a handle has to stay valid as long as the array (cai_array_set_stream takes an owner with it).
- * `device_id` -1 is the current device. `pool` (may be NULL) is kept until the array is freed:
- * cai_state_pool(state). NULL with an error: MEMORY, INVALID_SHAPE, UNKNOWN_DTYPE, CUDA_CALL, or STREAM_CAPTURE when the
+ * `device_id` -1 is the current device, and the stream is one of it. `pool`, cai_state_pool(state), is kept until the array
+ * is freed. Without one (NULL) a wait for work on the array may hold the GIL, and memory whose stream captures a graph when
+ * it should be freed is never freed. NULL with an error: MEMORY, INVALID_SHAPE, UNKNOWN_DTYPE, CUDA_CALL, or STREAM_CAPTURE when the
  * stream captures a graph, since the memory would belong to the graph.
  */
 CAI_API CAI_NODISCARD cai_array_t *cai_array_new(cai_order_pool_t *pool, cai_dtype_t dtype, int32_t ndim,
@@ -56,9 +57,11 @@ CAI_API CAI_NODISCARD cai_array_t *cai_array_new(cai_order_pool_t *pool, cai_dty
                                                  cai_stream_t stream, cai_error_t *error);
 
 /**
- * An array over memory that is there already; shape and strides are copied. `deleter(owner)` is called once, when the last
+ * An array over memory that is there already; shape and strides are copied. No work is pending on it: what has been enqueued
+ * is told by cai_array_used_on before the array goes out. `deleter(owner)` is called once, when the last
  * reference is gone and the work that cai was told of is done, on whatever thread that is, without the GIL unless that
- * thread has it. `flags`: CAI_READONLY, CAI_FREE_IN_ORDER. On failure (NULL, with what cai_tensor_validate says,
+ * thread has it; somebody may be capturing a graph then, which cudaFree breaks outside the relaxed mode
+ * (cudaThreadExchangeStreamCaptureMode). `flags`: CAI_READONLY, CAI_FREE_IN_ORDER. On failure (NULL, with what cai_tensor_validate says,
  * MISSING_DELETER if there is an owner without one, DEVICE_MISMATCH for other devices than cai knows, or MEMORY) the deleter
  * has not run: the caller still owns.
  */
@@ -299,11 +302,13 @@ CAI_IMPL void cai_impl_own_destroy(cai_impl_own_array_t *own)
     cai_order_pool_release(pool);
 }
 
-/* Whether the array's stream captures a graph: then nothing of the array can be freed now. */
+/* Whether the array's stream captures a graph: then nothing of the array can be freed now. Where a reference is all that is
+ * given up the stream is not asked: it may be gone, since no producer's array has to keep it. */
 CAI_IMPL bool cai_impl_own_is_capturing(const cai_impl_own_array_t *own)
 {
     bool capturing = false;
-    if (own->array.stream == NULL || cai_impl_own_elsewhere(own))
+    if (own->array.stream == NULL || cai_impl_own_elsewhere(own) ||
+        (own->memory == CAI_IMPL_MEMORY_WRAPPED && cai_impl_own_farewell(own) == CAI_IMPL_FAREWELL_AT_ONCE))
         return false;
     return cai_impl_stream_is_capturing_on(own->array.stream, cai_impl_own_other_device(own), &capturing, NULL) ==
                CAI_OK &&

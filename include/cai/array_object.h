@@ -7,7 +7,7 @@
  *   cai_array_release(kept);                                                  on any thread, with or without the GIL
  *
  *   cai_array_t *made = cai_array_new_like(state, like, cai_float32(), 1, shape);          memory of the library of `like`
- *   … fill it on made->stream …
+ *   … fill it on made->stream, with its device current …
  *   PyObject *theirs = cai_array_to_object(state, made);                                   a tensor of torch's, for torch's
  *   cai_array_release(made);
  */
@@ -51,7 +51,8 @@ CAI_API PyObject *cai_array_to_object_like(cai_state_t *state, cai_array_t *arra
  * library knows what to do.
  *
  * For types without such a table, memory of cai's own as cai_array_new makes it, on the device and the stream of `like`,
- * which is kept alive where its stream is a handle; cai_array_to_object_like gives it to the library.
+ * which is kept alive where its stream is a handle; cai_array_to_object_like gives it to the library. The device that is
+ * current stays so, whatever device `like` is on.
  *
  * A reference that the caller releases, or NULL with an exception: those of cai_array_new, those of cai_view_acquire for
  * `like`, or the library's own. Needs an attached thread state (the GIL).
@@ -446,7 +447,7 @@ CAI_IMPL cai_array_t *cai_impl_new_like_beside(cai_state_t *state, PyObject *lik
     cai_view_t    view;
     cai_array_t  *array;
     request.memory = CAI_ANYWHERE;
-    request.require = CAI_UNUSUAL_DTYPE_OK | CAI_UNALIGNED_OK | CAI_MASK_OK;
+    request.require = CAI_UNUSUAL_DTYPE_OK | CAI_UNALIGNED_OK | CAI_MASK_OK | CAI_IMPL_STREAM_WANTED;
     if (cai_view_acquire(state, like, &request, cai_order_none(), &view) < 0)
         return NULL;
     array = cai_impl_new_like_by_view(state, like, &view, dtype, ndim, shape);

@@ -212,7 +212,8 @@ CAI_IMPL PyObject *cai_impl_array_get(cai_state_t *state, cai_array_t *array, Py
     case CAI_IMPL_GET_ITEMSIZE: return PyLong_FromLongLong(cai_dtype_itemsize(tensor->dtype));
     case CAI_IMPL_GET_DEVICE: return cai_impl_array_device_name(array);
     case CAI_IMPL_GET_STREAM:
-        return array->stream == NULL ? Py_NewRef(Py_None) : cai_stream_to_object(state, array->stream, self);
+        return array->stream == NULL ? Py_NewRef(Py_None)
+                                     : cai_stream_to_object(state, cai_impl_array_stream(array), self);
     case CAI_IMPL_GET_READONLY: return PyBool_FromLong((array->flags & CAI_READONLY) != 0);
     case CAI_IMPL_GET_PTR: return PyLong_FromVoidPtr(tensor->data);
     case CAI_IMPL_GET_CUDA_ARRAY_INTERFACE: return cai_impl_as_attribute(cai_cuda_array_interface_export(state, array));

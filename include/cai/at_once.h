@@ -27,6 +27,12 @@ CAI_IMPL bool cai_impl_at_once_is_tensor(const cai_state_t *state, PyObject *obj
     return known != NULL && (cai_impl_type_facts(known) & CAI_IMPL_TYPE_TORCH) != 0;
 }
 
+/* Whether it is one, or may be found to be one. */
+CAI_IMPL bool cai_impl_at_once_may_be_tensor(const cai_state_t *state, PyObject *object)
+{
+    return cai_impl_type_find(state, Py_TYPE(object)) == NULL || cai_impl_at_once_is_tensor(state, object);
+}
+
 /* Ask a tensor that is to be written to for its gradient, which may run Python code, and so comes before anything is read.
  * ABSENT: it has one, which the general way refuses. */
 CAI_IMPL cai_impl_result_t cai_impl_at_once_ask(const cai_state_t *state, PyObject *object)
@@ -56,7 +62,9 @@ CAI_IMPL_HOT bool cai_impl_numpy_at_once(cai_view_t *view, const PyObject *objec
 /* A tensor of torch's on a device: with the stream that torch works on. */
 CAI_IMPL cai_impl_result_t cai_impl_torch_at_once_stream(const cai_impl_reader_t *reader)
 {
-    if (CAI_IMPL_UNLIKELY(reader->view->tensor.device.device_type != CAI_DEVICE_CUDA))
+    const cai_view_t *view = reader->view;
+    if (CAI_IMPL_UNLIKELY(view->tensor.device.device_type != CAI_DEVICE_CUDA ||
+                          view->impl_exchange->current_work_stream == NULL))
         return CAI_IMPL_ABSENT;
     return CAI_IMPL_LIKELY(cai_impl_exchange_set_stream(reader) == CAI_IMPL_READ) ? CAI_IMPL_READ
                                                                                   : cai_impl_at_once_failed();

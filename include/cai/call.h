@@ -150,7 +150,7 @@ CAI_IMPL cai_impl_result_t cai_impl_call_read_first(cai_impl_beginning_t *begin,
     cai_impl_result_t       result = CAI_IMPL_ABSENT;
     if (CAI_IMPL_UNLIKELY(cai_impl_view_open(&reader) < 0))
         return CAI_IMPL_REFUSED;
-    if (reader.view->impl_exchange != NULL && cai_impl_exchange_lends(reader.view))
+    if (cai_impl_exchange_lends(reader.view))
         reader.view->impl_progress |= CAI_IMPL_LENT;
     else
         result = cai_impl_read_first(&reader);
@@ -161,15 +161,19 @@ CAI_IMPL cai_impl_result_t cai_impl_call_read_first(cai_impl_beginning_t *begin,
     return result == CAI_IMPL_READ && !begin->again ? cai_impl_check_view(&reader, &begin->shared) : result;
 }
 
-/* An argument that was not read at once, and why. READ: it has been now, or will be in another walk. */
-CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_read_otherwise(cai_impl_beginning_t *begin, int32_t i,
+/* An argument that was not read at once, and why. READ: it has been now, or will be in another walk. Python code may run
+ * from here on: it may move the tensors before, and switch on the gradient of those behind that are to be written to. */
+CAI_IMPL_ASIDE cai_impl_result_t cai_impl_call_read_otherwise(cai_impl_beginning_t *begin, int32_t i, int32_t n,
                                                               cai_impl_result_t result)
 {
     begin->call->impl_n = i;
     if (CAI_IMPL_UNLIKELY(result == CAI_IMPL_REFUSED))
         return CAI_IMPL_REFUSED;
     for (int32_t before = 0; before < i; before++)
-        begin->again |= cai_impl_call_is_lent(begin, before); /* Python code may move it from here on */
+        begin->again |= cai_impl_call_is_lent(begin, before);
+    for (int32_t behind = i + 1; behind < n; behind++)
+        begin->again |= (begin->requests[behind].require & CAI_WRITABLE) != 0 &&
+                        cai_impl_at_once_may_be_tensor(begin->call->impl_state, begin->args[behind]);
     begin->call->impl_n = i + 1;
     return cai_impl_call_read_first(begin, i) == CAI_IMPL_REFUSED ? CAI_IMPL_REFUSED : CAI_IMPL_READ;
 }
@@ -309,7 +313,7 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_call_read_carefully(cai_impl_beginning_
                                                              cai_impl_result_t result)
 {
     for (int32_t i = 0; i < n && result != CAI_IMPL_REFUSED; i++)
-        result = cai_impl_call_read_otherwise(begin, i, CAI_IMPL_ABSENT);
+        result = cai_impl_call_read_otherwise(begin, i, n, CAI_IMPL_ABSENT);
     return result == CAI_IMPL_REFUSED ? CAI_IMPL_REFUSED : cai_impl_call_read_again(begin);
 }
 
@@ -328,7 +332,7 @@ CAI_IMPL_HOT cai_impl_result_t cai_impl_call_read(cai_impl_beginning_t *begin, i
     for (int32_t i = 0; i < n; i++) {
         result = cai_impl_read_at_once(state, args[i], &requests[i], &views[i], &begin->work_stream, &begin->shared);
         if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ) &&
-            cai_impl_call_read_otherwise(begin, i, result) == CAI_IMPL_REFUSED)
+            cai_impl_call_read_otherwise(begin, i, n, result) == CAI_IMPL_REFUSED)
             return CAI_IMPL_REFUSED;
         on_gpu |= views[i].stream != NULL;
     }
@@ -419,16 +423,22 @@ CAI_IMPL cai_impl_result_t cai_impl_call_enter_device(cai_impl_beginning_t *begi
 
 /* --------------------------------------------------------------------------------------------- begin and end --- */
 
-/* After a wait, during which other threads may have changed what is lent: read it again, check everything again, and make
- * the device current on which it is now. */
-CAI_IMPL_COLD cai_impl_result_t cai_impl_call_look_again(cai_impl_beginning_t *begin)
+CAI_IMPL_COLD cai_impl_result_t cai_impl_call_look_again_at(cai_impl_beginning_t *begin, bool asks)
 {
     for (int32_t i = 0; i < begin->call->impl_n; i++) {
         const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
-        if (cai_impl_read_again(&reader) != CAI_IMPL_READ)
+        if (cai_impl_read_again(&reader, asks) != CAI_IMPL_READ)
             return CAI_IMPL_REFUSED;
     }
-    if (cai_impl_call_check_views(begin) != CAI_IMPL_READ)
+    return CAI_IMPL_READ;
+}
+
+/* After a wait, during which other threads may have changed what is lent: read it again, once more when all have been asked
+ * for their gradients, check everything again, and make the device current on which it is now. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_call_look_again(cai_impl_beginning_t *begin)
+{
+    if (cai_impl_call_look_again_at(begin, true) != CAI_IMPL_READ ||
+        cai_impl_call_look_again_at(begin, false) != CAI_IMPL_READ || cai_impl_call_check_views(begin) != CAI_IMPL_READ)
         return CAI_IMPL_REFUSED;
     (void)cai_device_guard_leave(&begin->call->impl_guard, NULL);
     return cai_impl_call_enter_device(begin);

@@ -464,7 +464,8 @@ typedef struct cai_impl_dlpack_wish {
     cai_device_t device; /* where the data is to be */
     bool         versioned;
     bool         ordered; /* false: by -1, which asks for no order */
-    cai_stream_t stream;  /* of the consumer */
+    bool         by_host; /* read there as soon as it is handed out: nobody has a stream to wait on */
+    cai_stream_t stream;  /* of the consumer; where it asks for no order, that of a copy */
     int          copy;    /* 1 always, 0 never, -1 if it is needed */
 } cai_impl_dlpack_wish_t;
 
@@ -570,12 +571,15 @@ CAI_IMPL int cai_impl_dlpack_wish_device(const cai_array_t *array, PyObject *pai
     return -1;
 }
 
-/* The consumer's stream. Host memory has none, and -1 says so too (torch). */
+/* The consumer's stream. Host memory has none, and -1 says so too (torch). Who asks for pinned or managed memory without a
+ * stream may be on the host as well (NumPy). */
 CAI_IMPL int cai_impl_dlpack_wish_stream(cai_state_t *state, PyObject *number, cai_impl_dlpack_wish_t *wish)
 {
     int64_t handle = 1;
     wish->stream = CAI_STREAM_LEGACY;
     wish->ordered = true;
+    wish->by_host = wish->device.device_type == CAI_DEVICE_CPU ||
+                    (number == NULL && wish->device.device_type != CAI_DEVICE_CUDA);
     if (number == NULL)
         return 0;
     if (!cai_impl_read_int64(number, &handle)) {
@@ -606,15 +610,20 @@ CAI_IMPL int cai_impl_dlpack_wish_read(cai_state_t *state, const cai_array_t *ar
     wish->copy = arguments->copy == NULL ? -1 : PyObject_IsTrue(arguments->copy);
     if (arguments->copy != NULL && wish->copy < 0)
         return -1;
-    if (cai_impl_dlpack_wish_device(array, arguments->dl_device, wish) < 0)
+    if (cai_impl_dlpack_wish_device(array, arguments->dl_device, wish) < 0 ||
+        cai_impl_dlpack_wish_stream(state, arguments->stream, wish) < 0)
         return -1;
-    return cai_impl_dlpack_wish_stream(state, arguments->stream, wish);
+    if (!wish->ordered && !wish->by_host && array->stream != NULL)
+        wish->stream = cai_impl_array_stream(array); /* a copy must not come before what is copied */
+    return 0;
 }
 
-/* Order what is pending on the array before the consumer's stream. 0, or -1 with an exception. */
+/* Order what is pending on the array before the consumer. 0, or -1 with an exception. */
 CAI_IMPL int cai_impl_dlpack_order(cai_state_t *state, const cai_array_t *array, const cai_impl_dlpack_wish_t *wish)
 {
     cai_error_t error;
+    if (wish->by_host)
+        return cai_impl_array_wait(state, array);
     if (!wish->ordered || array->stream == NULL || array->tensor.data == NULL ||
         cai_order_streams(state->impl_pool, cai_impl_array_stream(array), wish->stream, cai_impl_array_device(array),
                           &error) == CAI_OK)
@@ -622,7 +631,7 @@ CAI_IMPL int cai_impl_dlpack_order(cai_state_t *state, const cai_array_t *array,
     return cai_raise(state, &error);
 }
 
-/* Wait for a copy to the host, without the GIL. */
+/* Wait for a copy that the host will read, without the GIL. */
 CAI_IMPL_COLD int cai_impl_dlpack_finish_copy(cai_state_t *state, const cai_array_t *array, cai_stream_t stream)
 {
     PyThreadState *thread;
@@ -646,15 +655,15 @@ CAI_IMPL cai_memory_t cai_impl_dlpack_memory(int32_t device_type)
     }
 }
 
-/* Where a copy is enqueued: on the consumer's stream, or to the host, whose copy is complete on return, on legacy. That
- * must not be done while legacy breaks somebody's capture. */
+/* Where a copy is enqueued: on the wish's stream, or for the host, whose copy is complete on return, on legacy. That must
+ * not be done while legacy breaks somebody's capture. */
 CAI_IMPL_COLD cai_status_t cai_impl_dlpack_copy_stream(const cai_array_t *array, const cai_impl_dlpack_wish_t *wish,
                                                        cai_stream_t *stream, cai_error_t *error)
 {
     bool         capturing = false;
     cai_status_t status;
     *stream = array->tensor.device.device_type == CAI_DEVICE_CPU ? NULL : wish->stream;
-    if (wish->device.device_type != CAI_DEVICE_CPU || *stream == NULL)
+    if (!wish->by_host || *stream == NULL)
         return CAI_OK;
     status = cai_impl_stream_is_capturing_on(*stream, cai_impl_array_device(array), &capturing, error);
     if (status != CAI_OK || !capturing)
@@ -677,7 +686,7 @@ CAI_IMPL_COLD cai_array_t *cai_impl_dlpack_copy(cai_state_t *state, const cai_ar
         (void)cai_raise(state, &error);
         return NULL;
     }
-    if (wish->device.device_type != CAI_DEVICE_CPU || cai_impl_dlpack_finish_copy(state, array, stream) == 0)
+    if (!wish->by_host || cai_impl_dlpack_finish_copy(state, array, stream) == 0)
         return copy;
     cai_array_release(copy);
     return NULL;
@@ -700,7 +709,7 @@ CAI_IMPL_COLD void cai_impl_capsule_end(PyObject *capsule)
  * after that. Where that cannot be ordered, the memory is freed behind everything on its device. */
 CAI_IMPL_COLD void cai_impl_dlpack_copied_on(cai_array_t *array, const cai_impl_dlpack_wish_t *wish)
 {
-    if (wish->device.device_type == CAI_DEVICE_CPU || array->tensor.data == NULL)
+    if (wish->by_host || array->tensor.data == NULL)
         return;
     if (array->stream == NULL || cai_array_used_on(array, wish->stream) != CAI_OK)
         cai_impl_array_went_out(array);
@@ -743,8 +752,7 @@ CAI_IMPL PyObject *cai_impl_dlpack_export_copy(cai_state_t *state, cai_array_t *
                         "the host reaches by a copy only");
         return NULL;
     }
-    if ((wish->device.device_type == CAI_DEVICE_CPU ? cai_impl_array_wait(state, array)
-                                                    : cai_impl_dlpack_order(state, array, wish)) < 0)
+    if (cai_impl_dlpack_order(state, array, wish) < 0)
         return NULL;
     copy = cai_impl_dlpack_copy(state, array, wish);
     if (copy == NULL)
@@ -773,8 +781,7 @@ CAI_API PyObject *cai_dlpack_export(cai_state_t *state, cai_array_t *array, PyOb
             state, CAI_ERROR_READ_ONLY_ACCESS,
             "__dlpack__(): a read-only array needs max_version=(1, 0) or newer: a legacy capsule "
             "does not say that it must not be written");
-    if ((wish.device.device_type == CAI_DEVICE_CPU ? cai_impl_array_wait(state, array)
-                                                   : cai_impl_dlpack_order(state, array, &wish)) < 0)
+    if (cai_impl_dlpack_order(state, array, &wish) < 0)
         return NULL;
     capsule = cai_impl_dlpack_capsule(array, wish.device, wish.versioned);
     if (capsule != NULL)

@@ -221,12 +221,13 @@ CAI_IMPL cai_impl_result_t cai_impl_exchange_set_stream(const cai_impl_reader_t 
     return result;
 }
 
-/* Whether the table lends. A free-threaded build always owns: another thread could change what was lent at any time. So
+/* Whether there is a table that lends. A free-threaded build always owns: another thread could change what was lent at any time. So
  * does a type with `_capsule`, which is asked for that first, and may run Python code when what that left is dropped. */
 CAI_IMPL bool cai_impl_exchange_lends(const cai_view_t *view)
 {
     return (view->impl_facts & (CAI_IMPL_TYPE_TORCH | CAI_IMPL_TYPE_ARRAY)) == CAI_IMPL_TYPE_TORCH &&
-           !CAI_IMPL_FREE_THREADED && view->impl_exchange->dltensor_from_py_object_no_sync != NULL;
+           !CAI_IMPL_FREE_THREADED && view->impl_exchange != NULL &&
+           view->impl_exchange->dltensor_from_py_object_no_sync != NULL;
 }
 
 /* torch, lent or owned. Everything that may run Python code comes before the last look at the tensor. */
@@ -282,15 +283,32 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_exchange_look(const cai_impl_reader_t *
 
 /* ------------------------------------------------------------------------------------------------------- outward --- */
 
+CAI_IMPL bool cai_impl_is_seen_by_host(const cai_array_t *array)
+{
+    const int32_t type = array->tensor.device.device_type;
+    return type == CAI_DEVICE_CPU || type == CAI_DEVICE_CUDA_HOST;
+}
+
+/* What is pending on an array comes before what its consumer does on a stream, or with host memory at once. 0, or -1 with
+ * an exception. */
+CAI_IMPL int cai_impl_exchange_order_before(cai_state_t *state, const cai_array_t *array, cai_stream_t stream)
+{
+    cai_error_t error;
+    if (cai_impl_is_seen_by_host(array))
+        return cai_impl_array_wait(state, array);
+    if (array->stream == NULL || array->tensor.data == NULL ||
+        cai_order_streams(state->impl_pool, cai_impl_array_stream(array), stream, cai_impl_array_device(array),
+                          &error) == CAI_OK)
+        return 0;
+    return cai_raise(state, &error);
+}
+
 /* The consumer asks for one stream per device, and ours are per array. So the answer is legacy, and everything that goes
  * out is ordered before legacy first; what comes back is on legacy too. 0, or -1 with an exception. */
 CAI_IMPL int cai_impl_exchange_order(cai_state_t *state, cai_array_t *array)
 {
-    cai_error_t error;
-    if (array->stream != NULL && array->tensor.data != NULL &&
-        cai_order_streams(state->impl_pool, cai_impl_array_stream(array), CAI_STREAM_LEGACY,
-                          cai_impl_array_device(array), &error) != CAI_OK)
-        return cai_raise(state, &error);
+    if (cai_impl_exchange_order_before(state, array, CAI_STREAM_LEGACY) < 0)
+        return -1;
     cai_impl_array_went_out(array);
     return 0;
 }
@@ -344,6 +362,19 @@ CAI_IMPL bool cai_impl_exchange_memory(int32_t device_type, cai_memory_t *memory
     }
 }
 
+/* cai_array_t.release of what the allocator makes, which has no pool, and is freed by a wait for its device: an attached
+ * thread lets the interpreter go meanwhile. While that goes down there must be no wait, and the memory is leaked. */
+CAI_IMPL_COLD void cai_impl_exchange_release(cai_array_t *array)
+{
+    const bool is_last = __atomic_load_n(&cai_impl_own(array)->references, __ATOMIC_ACQUIRE) == 1;
+    void      *detached = NULL;
+    if (is_last && !cai_impl_detach(&detached))
+        return;
+    cai_impl_own_release(array);
+    if (detached != NULL)
+        cai_impl_attach(detached);
+}
+
 /* managed_tensor_allocator: may be called without Python, and tells failures by `set_error`. */
 CAI_IMPL int cai_impl_exchange_allocate(cai_tensor_t *prototype, cai_dlpack_managed_versioned_t **out, void *error_ctx,
                                         void (*set_error)(void *error_ctx, const char *kind, const char *message))
@@ -362,8 +393,10 @@ CAI_IMPL int cai_impl_exchange_allocate(cai_tensor_t *prototype, cai_dlpack_mana
                             device.device_type);
     *out = NULL;
     if (array != NULL) {
-        if (memory != CAI_MEMORY_HOST)
+        if (memory != CAI_MEMORY_HOST) {
             (void)array->used_on(array, NULL);
+            array->release = cai_impl_exchange_release;
+        }
         *out = cai_impl_managed_new_versioned(array, array->tensor.device, CAI_DLPACK_MINOR);
         if (*out == NULL)
             (void)cai_error_set(&error, CAI_ERROR_MEMORY, "no memory for a managed tensor");
@@ -440,21 +473,14 @@ CAI_IMPL int cai_impl_exchange_work_stream(const cai_dlpack_exchange_t *exchange
 
 /* No function of a table orders anything: what is pending on the array comes before what its new library does next. 0, or
  * -1 with an exception. */
-CAI_IMPL int cai_impl_exchange_order_before(cai_state_t *state, const cai_dlpack_exchange_t *exchange,
-                                            const cai_array_t *array)
+CAI_IMPL int cai_impl_exchange_order_out(cai_state_t *state, const cai_dlpack_exchange_t *exchange,
+                                         const cai_array_t *array)
 {
-    cai_stream_t stream;
-    cai_error_t  error;
-    if (array->tensor.device.device_type == CAI_DEVICE_CPU)
-        return cai_impl_array_wait(state, array);
-    if (array->stream == NULL || array->tensor.data == NULL)
-        return 0;
-    if (cai_impl_exchange_work_stream(exchange, array->tensor.device, &stream) < 0)
+    cai_stream_t stream = NULL;
+    if (array->stream != NULL && array->tensor.data != NULL && !cai_impl_is_seen_by_host(array) &&
+        cai_impl_exchange_work_stream(exchange, array->tensor.device, &stream) < 0)
         return -1;
-    if (cai_order_streams(state->impl_pool, cai_impl_array_stream(array), stream, cai_impl_array_device(array),
-                          &error) == CAI_OK)
-        return 0;
-    return cai_raise(state, &error);
+    return cai_impl_exchange_order_before(state, array, stream);
 }
 
 /* An object of the table's library that owns the tensor; NULL with an exception. The tensor is not deleted then: the table
@@ -474,7 +500,7 @@ CAI_IMPL PyObject *cai_impl_exchange_hand_over(cai_state_t *state, const cai_dlp
                                                cai_array_t *array)
 {
     cai_dlpack_managed_versioned_t *managed;
-    if (cai_impl_exchange_order_before(state, exchange, array) < 0)
+    if (cai_impl_exchange_order_out(state, exchange, array) < 0)
         return NULL;
     managed = cai_impl_managed_new_versioned(array, array->tensor.device, CAI_DLPACK_MINOR);
     if (managed == NULL)
@@ -572,12 +598,8 @@ CAI_IMPL PyObject *cai_impl_exchange_new(const cai_state_t *state, const cai_dlp
 /* The list of a table's states, made where there is none: a new reference, or NULL with an exception. */
 CAI_IMPL_COLD PyObject *cai_impl_table_states(PyObject *key)
 {
-    PyObject *dict = PyInterpreterState_GetDict(PyInterpreterState_Get()), *states = NULL;
-    if (dict != NULL && cai_impl_get_item(dict, key, &states) != 0)
-        return states;
-    states = PyList_New(0);
-    if (states != NULL && cai_impl_dict_set(key, states) < 0)
-        Py_CLEAR(states);
+    PyObject *empty = PyList_New(0), *states = empty == NULL ? NULL : cai_impl_dict_keep(key, empty);
+    Py_XDECREF(empty);
     return states;
 }
 

@@ -3,7 +3,7 @@
  *
  *   cai_view_t view;
  *   if (cai_view_acquire(state, object, &want, cai_order_wait(stream), &view) < 0) return NULL;
- *   … enqueue work on view.stream …
+ *   … enqueue work on view.stream, with its device current …
  *   cai_view_release(&view);
  *
  * The protocols are tried in this order, unless the type is known to be served by a later one:
@@ -31,6 +31,8 @@
  *
  * Ownership: the view holds a reference to the object, and whatever the protocol hands out, until it is released. cai
  * keeps the object alive; it cannot keep a producer from replacing the object's memory meanwhile (torch's resize_, set_).
+ * Device: the current one stays current. A kernel is launched on the current one, and streams 1 and 2 are its: on a machine
+ * with several, make the array's current (cai_device_guard_enter) or take a call, which does (cai_call_begin).
  * Errors: -1 with an exception that names the argument, what was expected and what came; the view then holds nothing, and
  * everything that was taken has been given back. Releasing it is harmless.
  * Threads: needs an attached thread state (the GIL), which is released while the host waits.
@@ -127,7 +129,8 @@ CAI_IMPL bool cai_impl_type_is_on_both(const cai_view_t *view)
 }
 
 /* Remember of a type the protocol that served its first object, or the last one, see above. Only a request that allows all
- * protocols says something about the type. Runs no Python code. */
+ * protocols says something about the type. Where __dlpack__ serves, an interface that only some of the type's arrays have is
+ * not asked for any more, nor for the mask that it could have. Runs no Python code. */
 CAI_IMPL_COLD void cai_impl_type_learn(const cai_impl_reader_t *reader)
 {
     const cai_view_t *view = reader->view;
@@ -311,6 +314,19 @@ CAI_IMPL cai_impl_result_t cai_impl_array_read(const cai_impl_reader_t *reader)
 
 /* ------------------------------------------------------------------------------------------------- the choice ---- */
 
+/* Whether `dict`, the first interface of a type, lets the type's arrays on devices be read by __dlpack__ too, which says
+ * nothing of a mask. Leaves no exception. */
+CAI_IMPL_COLD bool cai_impl_type_is_served_by_both(const cai_impl_reader_t *reader, PyObject *dict)
+{
+    if (reader->request->protocols != 0 || reader->view->tensor.device.device_type != CAI_DEVICE_CUDA ||
+        !PyDict_CheckExact(dict))
+        return false;
+    if (PyDict_Contains(dict, cai_impl_name(reader->state, CAI_IMPL_NAME_MASK)) == 0)
+        return cai_impl_type_has_dlpack(reader->state, Py_TYPE(reader->object));
+    PyErr_Clear();
+    return false;
+}
+
 /* A CUDA Array Interface that tells its order; one that does not is kept for later, so that it is fetched once. */
 CAI_IMPL_ASIDE cai_impl_result_t cai_impl_read_interface(const cai_impl_reader_t *reader)
 {
@@ -319,14 +335,13 @@ CAI_IMPL_ASIDE cai_impl_result_t cai_impl_read_interface(const cai_impl_reader_t
     if (result != CAI_IMPL_READ)
         return result;
     result = cai_impl_interface_read(reader, dict, true);
+    if (result == CAI_IMPL_READ && CAI_IMPL_UNLIKELY((reader->view->impl_progress & CAI_IMPL_KNOWN_TYPE) == 0) &&
+        cai_impl_type_is_served_by_both(reader, dict))
+        reader->view->impl_facts |= CAI_IMPL_TYPE_CUDA_DLPACK;
     if (result == CAI_IMPL_ABSENT)
         reader->view->impl_interface = dict;
     else
         Py_DECREF(dict);
-    if (CAI_IMPL_UNLIKELY((reader->view->impl_progress & CAI_IMPL_KNOWN_TYPE) == 0) && result == CAI_IMPL_READ &&
-        reader->request->protocols == 0 && reader->view->tensor.device.device_type == CAI_DEVICE_CUDA &&
-        cai_impl_type_has_dlpack(reader->state, Py_TYPE(reader->object)))
-        reader->view->impl_facts |= CAI_IMPL_TYPE_CUDA_DLPACK;
     return result;
 }
 
@@ -349,7 +364,7 @@ CAI_IMPL cai_impl_result_t cai_impl_read_told_by(const cai_impl_reader_t *reader
     const uint32_t    hint = reader->view->impl_hint;
     cai_impl_result_t result = CAI_IMPL_ABSENT;
     if (reader->order.mode == CAI_ORDER_NONE && (reader->view->impl_facts & CAI_IMPL_TYPE_CUDA_DLPACK) != 0 &&
-        cai_impl_allows(reader->request, CAI_VIA_DLPACK))
+        (reader->request->require & CAI_IMPL_STREAM_WANTED) == 0 && cai_impl_allows(reader->request, CAI_VIA_DLPACK))
         result = cai_impl_note(reader, cai_impl_dlpack_read_unordered(reader));
     if (result != CAI_IMPL_ABSENT || hint == CAI_VIA_DLPACK)
         return result;
@@ -505,14 +520,23 @@ CAI_IMPL_HOT cai_impl_result_t cai_impl_check_view(const cai_impl_reader_t *read
     return CAI_IMPL_REFUSED;
 }
 
-/* Look at a lent tensor again, since other threads may have changed it. */
-CAI_IMPL_COLD cai_impl_result_t cai_impl_read_again(const cai_impl_reader_t *reader)
+/* The same for an array by itself. */
+CAI_IMPL cai_impl_result_t cai_impl_check_alone(const cai_impl_reader_t *reader)
+{
+    cai_shared_t shared;
+    cai_impl_shared_begin(&shared);
+    return cai_impl_check_view(reader, &shared);
+}
+
+/* Look at a lent tensor again, since other code may have changed it. `asks`: for its gradient too, which may run Python
+ * code. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_read_again(const cai_impl_reader_t *reader, bool asks)
 {
     const cai_stream_t stream = reader->view->stream;
     cai_impl_result_t  result;
     if (reader->view->protocol != CAI_VIA_EXCHANGE || !cai_impl_exchange_lends(reader->view))
         return CAI_IMPL_READ;
-    result = cai_impl_note(reader, cai_impl_exchange_read(reader));
+    result = cai_impl_note(reader, asks ? cai_impl_exchange_read(reader) : cai_impl_exchange_look(reader));
     if (reader->view->stream != NULL && stream != NULL)
         reader->view->stream = stream;
     return result == CAI_IMPL_ABSENT ? cai_impl_raise_failure(reader) : result;
@@ -526,7 +550,10 @@ CAI_IMPL cai_impl_result_t cai_impl_order_view(const cai_impl_reader_t *reader, 
     if (cai_impl_order_prepare(reader->view, reader->order, consumer, &error) != CAI_OK)
         return cai_impl_refuse(reader, reader->view->protocol, CAI_IMPL_REFUSED, &error);
     waited = cai_impl_order_perform(reader);
-    return waited < 0 ? CAI_IMPL_REFUSED : waited == 0 ? CAI_IMPL_READ : cai_impl_read_again(reader);
+    if (CAI_IMPL_LIKELY(waited == 0))
+        return CAI_IMPL_READ;
+    return waited < 0 || cai_impl_read_again(reader, true) != CAI_IMPL_READ ? CAI_IMPL_REFUSED
+                                                                            : cai_impl_check_alone(reader);
 }
 
 /* What is to be given back, and was put off, comes first: it may run Python code. */
@@ -539,11 +566,9 @@ CAI_IMPL_HOT void cai_impl_catch_up(const cai_state_t *state)
 /* Everything that an acquire can need. */
 CAI_IMPL cai_impl_result_t cai_impl_acquire(const cai_impl_reader_t *reader)
 {
-    const cai_stream_t told = reader->order.mode == CAI_ORDER_WAIT ? reader->order.stream : CAI_STREAM_LEGACY;
-    cai_shared_t       shared;
-    cai_impl_result_t  result = cai_impl_read_any(reader, told);
-    cai_impl_shared_begin(&shared);
-    return result == CAI_IMPL_READ ? cai_impl_check_view(reader, &shared) : result;
+    const cai_stream_t      told = reader->order.mode == CAI_ORDER_WAIT ? reader->order.stream : CAI_STREAM_LEGACY;
+    const cai_impl_result_t result = cai_impl_read_any(reader, told);
+    return result == CAI_IMPL_READ ? cai_impl_check_alone(reader) : result;
 }
 
 CAI_IMPL_HOT cai_impl_result_t cai_impl_acquire_at_once(cai_state_t *state, PyObject *object,

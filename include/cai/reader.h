@@ -26,6 +26,9 @@ typedef struct cai_impl_reader {
     cai_impl_work_stream_t *work_stream; /* of the call; NULL for an array by itself */
 } cai_impl_reader_t;
 
+/* Private bit of a request's `require`: though nothing is ordered, the array's stream is wanted. */
+#define CAI_IMPL_STREAM_WANTED (UINT32_C(1) << 31)
+
 /* impl_progress of a view. */
 enum {
     CAI_IMPL_KNOWN_TYPE = 1,      /* the type was in the cache */

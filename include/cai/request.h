@@ -95,7 +95,8 @@ CAI_API const char *cai_device_words(int32_t device_type, char *text) CAI_IMPL_S
 
 /**
  * Check a sound tensor (cai_tensor_validate) against a request. `flags` are the tensor's (CAI_READONLY). `shared` (NULL:
- * the argument stands alone) is compared and filled; arguments are checked in their order. On failure the status says
+ * the argument stands alone) is compared and filled; arguments are checked in their order, and after a failure from the
+ * first one again, with a new `shared`. On failure the status says
  * which wish was not met, in the order memory, dtype, likeness to argument 0 in these, shape, layout, writable, and
  * `error` (may be NULL) has the whole message: "argument 'x': expected float32, 2-d; got float64, shape (3, 4)".
  */
@@ -301,7 +302,7 @@ CAI_IMPL_HOT bool cai_impl_shape_wanted(const cai_request_t *request, const cai_
     return cai_impl_ndim_wanted(request, tensor->ndim) && cai_impl_extents_wanted(request, tensor, shared);
 }
 
-/* Everything else, by itself and beside the arguments before it. `shared` is as it was, unless the result is CAI_OK. */
+/* Everything else, by itself and beside the arguments before it. */
 CAI_IMPL_HOT cai_status_t cai_impl_check_form(const cai_request_t *request, const cai_tensor_t *tensor, uint32_t flags,
                                               const cai_impl_layout_t *layout, cai_shared_t *shared)
 {
@@ -321,7 +322,7 @@ CAI_IMPL_HOT cai_status_t cai_impl_check_form(const cai_request_t *request, cons
     if (CAI_IMPL_LIKELY(status == CAI_OK))
         shared->first = first;
     else if (status != CAI_ERROR_INVALID_SHAPE)
-        shared->known = known; /* an extent that it brings itself would be no wish */
+        shared->known = known; /* the message shows extents that were wished, and not those that it brings itself */
     return status;
 }
 

@@ -395,14 +395,14 @@ CAI_IMPL_COLD cai_state_t *cai_impl_dict_find(const void *address)
     return CAI_IMPL_CAST(cai_state_t *, state);
 }
 
-/* Let a capsule with a state lie in the dict. 0, or -1 with an exception. */
-CAI_IMPL_COLD int cai_impl_dict_set(PyObject *key, PyObject *capsule)
+/* What lies in the dict under a key: `value`, unless somebody was faster. A new reference, or NULL with an exception. */
+CAI_IMPL_COLD PyObject *cai_impl_dict_keep(PyObject *key, PyObject *value)
 {
     PyObject *dict = PyInterpreterState_GetDict(PyInterpreterState_Get());
     if (dict != NULL)
-        return PyDict_SetItem(dict, key, capsule);
+        return PyObject_CallMethod(dict, "setdefault", "OO", key, value);
     PyErr_SetString(PyExc_RuntimeError, "the interpreter has no dict");
-    return -1;
+    return NULL;
 }
 
 CAI_IMPL_COLD void cai_impl_state_capsule_end(PyObject *capsule)
@@ -412,20 +412,23 @@ CAI_IMPL_COLD void cai_impl_state_capsule_end(PyObject *capsule)
     free(state);
 }
 
-/* A new state that the interpreter's dict owns. */
+/* A new state that the interpreter's dict owns, or that which another thread has put there meanwhile. */
 CAI_IMPL_COLD cai_state_t *cai_impl_state_new(const void *address)
 {
     cai_state_t *state = CAI_IMPL_CAST(cai_state_t *, calloc(1, sizeof(cai_state_t)));
-    PyObject *capsule = state == NULL ? PyErr_NoMemory() : PyCapsule_New(state, NULL, cai_impl_state_capsule_end), *key;
+    PyObject    *capsule = state == NULL ? PyErr_NoMemory() : PyCapsule_New(state, NULL, cai_impl_state_capsule_end);
+    PyObject    *key, *kept = NULL;
     if (capsule == NULL) {
         free(state);
         return NULL;
     }
     key = cai_impl_dict_key(address);
-    if (key == NULL || cai_state_init(state, NULL) < 0 || cai_impl_dict_set(key, capsule) < 0)
-        state = NULL;
+    if (key != NULL && cai_state_init(state, NULL) == 0)
+        kept = cai_impl_dict_keep(key, capsule);
+    state = kept == NULL ? NULL : CAI_IMPL_CAST(cai_state_t *, PyCapsule_GetPointer(kept, NULL));
     Py_XDECREF(key);
-    Py_DECREF(capsule); /* which frees the state where the dict has not got it */
+    Py_XDECREF(kept);
+    Py_DECREF(capsule); /* which frees the new state where the dict has not got it */
     return state;
 }
 

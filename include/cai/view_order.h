@@ -180,7 +180,7 @@ CAI_IMPL bool cai_impl_array_was_used(const cai_view_t *view, const cai_impl_ord
 {
     const bool   used = record->mode == CAI_ORDER_WAIT || record->mode == CAI_ORDER_ADOPT;
     cai_array_t *array = CAI_IMPL_CAST(cai_array_t *, view->impl_managed);
-    if (!used || view->size == 0 || view->tensor.device.device_type == CAI_DEVICE_CPU)
+    if (!used || view->size == 0)
         return true;
     if (record->pinned)
         return false;
@@ -209,14 +209,19 @@ CAI_IMPL_ASIDE cai_status_t cai_impl_order_release(cai_view_t *view, cai_error_t
     return status != CAI_OK ? status : waited;
 }
 
+/* Whether nothing is to be ordered at the end. An array of cai's is told who used it, unless it is on the host. */
+CAI_IMPL bool cai_impl_view_has_no_order(const cai_view_t *view)
+{
+    return view->protocol == CAI_VIA_ARRAY ? view->tensor.device.device_type == CAI_DEVICE_CPU
+                                           : CAI_IMPL_LIKELY(cai_impl_order_after(&view->impl_order) == 0);
+}
+
 CAI_IMPL cai_status_t cai_impl_view_release(cai_view_t *view, cai_error_t *error)
 {
     cai_status_t status;
     if (CAI_IMPL_LIKELY(cai_impl_view_close_lightly(view)) || view->impl_object == NULL)
         return CAI_OK;
-    status = view->protocol != CAI_VIA_ARRAY && CAI_IMPL_LIKELY(cai_impl_order_after(&view->impl_order) == 0)
-                 ? CAI_OK
-                 : cai_impl_order_release(view, error);
+    status = cai_impl_view_has_no_order(view) ? CAI_OK : cai_impl_order_release(view, error);
     cai_impl_view_close(view);
     return status;
 }

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import checks
+import children
 import emulated
 from outward import KINDS, shown, wrapped
 
@@ -238,6 +239,25 @@ def test_an_array_outlives_its_module():
     del array
     gc.collect()
     assert gone() is None
+
+
+def test_a_state_that_is_made_twice_at_once_is_made_once():
+    """While the first is made another thread may make one: the code that imports a module stands in for it."""
+    children.run("""
+        import builtins, arrays
+
+        def hook(name, *arguments, **keywords):
+            if not made:
+                made.append(None)
+                made.append(arrays.stateless((2,)))
+            return original(name, *arguments, **keywords)
+
+        made, original, builtins.__import__ = [], builtins.__import__, hook
+        made.append(arrays.stateless((2,)))
+        builtins.__import__ = original
+        assert len({type(array) for array in (*made[1:], arrays.stateless((2,)))}) == 1
+        assert len(made) == 3
+    """)
 
 
 def test_a_stateless_array_has_a_type_of_its_own(arrays):

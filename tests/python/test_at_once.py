@@ -9,6 +9,7 @@ import checks
 import children
 import dlpack
 import emulated
+import loans
 import producers
 import tables
 from emulated import LEGACY
@@ -215,6 +216,36 @@ def test_a_failure_on_the_way_to_an_argument_before_may_move_a_tensor(known, pro
         seen = probe.call((Fails(SIX), tensor), requests, "adopt", lambda call: call["views"])
         assert seen[0]["protocol"] == probe.VIA_CUDA_ARRAY_INTERFACE
         assert seen[1]["pointer"] == other.pointer
+
+
+def test_pitfall_64_a_torch_without_a_table(accepts, probe, monkeypatch):
+    """As it was before it had one; its tensors are read like others', the first and those after it."""
+    class Tensor(bytearray):
+        pass
+
+    sys.modules["torch"].Tensor = Tensor
+    tensor = Tensor(b"12345678")
+    for _ in range(3):
+        with accepts(tensor, memory="ON_HOST") as view:
+            assert checks.read(view).tobytes() == b"12345678"
+        seen = probe.call((tensor,), ({"memory": probe.ON_HOST},), "adopt", lambda call: call["views"])
+        assert seen[0]["protocol"] == probe.VIA_BUFFER
+
+
+def test_pitfall_67_a_table_without_a_stream_gets_its_tensors_back_when_the_work_is_done(probe, torch_type):
+    class Tensor(torch_type):
+        __dlpack_c_exchange_api__ = tables.make_table(tells_stream=False)
+
+    sys.modules["torch"].Tensor = Tensor
+    for _ in range(3):
+        tensor = make(Tensor)
+        references = sys.getrefcount(tensor)
+        view = probe.acquire(tensor, "adopt", {})
+        loans.fill_later(LEGACY, tensor.memory.pointer, bytes(16))
+        view.release()
+        assert sys.getrefcount(tensor) > references
+        emulated.run_all()
+        assert checks.Checks(probe).settle(lambda: sys.getrefcount(tensor) == references)  # noqa: B023  called at once
 
 
 def test_a_tensor_that_hands_out_an_array_of_cais_is_read_as_that(known, accepts, probe, arrays):

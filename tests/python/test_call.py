@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import author_view
+import checks
 import dlpack
 import emulated
 import loans
@@ -640,6 +641,36 @@ def test_what_changed_during_a_wait_is_checked_again(change, error, s, t, unchan
     assert emulated.get_device() == 0
 
 
+def test_what_changed_in_a_single_tensor_during_a_wait_is_checked_again(s, unchanged):
+    lent = tensor(s)
+    with unchanged(lent):
+        hook = blocking_hook(Moving(lent, shape=(2, 2)))
+        with pytest.raises(probe.InvalidShapeError, match="'a'.*shape .2, 2"):
+            probe.acquire(lent, "block", {"name": "a", "ndim": 1, "shape": (4,)})
+        emulated.set_blocking_hook(None)
+        del hook
+
+
+def test_a_question_after_a_wait_may_move_a_tensor_that_was_looked_at(s):
+    first, waits = tensor(s), []
+    move = Moving(first)
+
+    class Asked(loans.Tensor):
+        @property
+        def requires_grad(self):
+            if waits:
+                move()
+            return False
+
+    requests = {"name": "a"}, {"name": "b", "require": probe.WRITABLE}
+    hook = blocking_hook(lambda: waits.append(True))
+    views = call([first, loans.table_array(Asked)], "block", lambda call: call["views"], requests=requests)
+    emulated.set_blocking_hook(None)
+    assert move.moves >= 1
+    assert views[0]["pointer"] == move.pointer
+    del hook
+
+
 @pytest.mark.parametrize("beside", [True, False], ids=["beside-another", "alone"])
 def test_a_tensor_that_moves_to_another_device_during_a_wait(beside, s, t):
     """Arguments on two devices are refused; alone, the tensor says which device the call is for."""
@@ -675,6 +706,26 @@ def test_a_tensor_is_asked_again_for_its_gradient_after_everything_that_runs_pyt
     other.run = lambda: setattr(lent, "requires_grad", True)
     with pytest.raises(probe.ReadOnlyAccessError, match="'a'.*gradient"):
         call([lent, other], requests=({"name": "a", "require": probe.WRITABLE}, {"name": "b"}))
+
+
+def test_a_tensor_is_asked_again_for_its_gradient_after_an_argument_before_it(s):
+    """Which was read at the first attempt, so that nothing else has to be looked at again."""
+    lent, other = tensor(s), InterfaceThatRuns(np.zeros(4, "f4"), stream=s)
+    for known in (tensor(s), other):
+        probe.acquire(known, "adopt", {}).release()
+    other.run = lambda: setattr(lent, "requires_grad", True)
+    with pytest.raises(probe.ReadOnlyAccessError, match="'b'.*gradient"):
+        call([other, lent], requests=({"name": "a"}, {"name": "b", "require": probe.WRITABLE}))
+
+
+def test_a_tensor_is_asked_for_its_gradient_though_its_type_is_met_on_the_way(s):
+    """By the argument before it, as by another thread."""
+    fresh = checks.load("probe")
+    lent, other = tensor(s), InterfaceThatRuns(np.zeros(4, "f4"), stream=s)
+    lent.requires_grad = True
+    other.run = lambda: fresh.acquire(tensor(s), "adopt", {}).release()
+    with pytest.raises(fresh.ReadOnlyAccessError, match="'b'.*gradient"):
+        fresh.call((other, lent), ({"name": "a"}, {"name": "b", "require": probe.WRITABLE}), "adopt", lambda call: None)
 
 
 # ----------------------------------------------------------------------------------------- the same object twice

@@ -327,8 +327,9 @@ def test_pitfall_44_the_deleter_on_a_foreign_thread(arrays):
 # -------------------------------------------------------------------------------------------------------------- order
 
 
-@pytest.mark.parametrize("consumer", ["blocking", "non-blocking", "legacy", "per-thread", None])
-@pytest.mark.parametrize("kind", ["DEVICE", "MANAGED", "PINNED"])
+@pytest.mark.parametrize("kind, consumer", [
+    *itertools.product(["DEVICE", "MANAGED", "PINNED"], ["blocking", "non-blocking", "legacy", "per-thread"]),
+    ("DEVICE", None)])
 def test_pitfall_49_the_consumers_stream_sees_pending_work(arrays, kind, consumer):
     number = {"blocking": emulated.create_stream(emulated.BLOCKING), "non-blocking": emulated.create_stream(),
               "legacy": 1, "per-thread": 2, None: None}[consumer]
@@ -356,6 +357,39 @@ def test_pitfall_49_minus_one_orders_nothing(arrays):
     emulated.synchronize(consumer)
     assert seen == [OLD]
     emulated.synchronize(stream)
+
+
+@pytest.mark.parametrize("kind", ["PINNED", "MANAGED"])
+@pytest.mark.parametrize("copy", [None, True])
+def test_who_names_no_stream_may_read_host_memory_at_once(arrays, kind, copy):
+    """As numpy.from_dlpack does."""
+    array, _ = pending(arrays, kind)
+    seen = Capsule(array.__dlpack__(max_version=(1, 0), copy=copy))
+    assert ctypes.string_at(seen.data, len(NEW)) == NEW
+
+
+def test_numpy_sees_pinned_memory_when_it_is_written(arrays):
+    array, _ = pending(arrays, "PINNED")
+    assert np.from_dlpack(array).tobytes() == NEW
+
+
+@pytest.mark.parametrize("kind", ["PINNED", "MANAGED"])
+def test_who_names_a_stream_orders_host_memory_by_it(arrays, kind):
+    array, stream = pending(arrays, kind)
+    kept = array.__dlpack__(stream=emulated.LEGACY, max_version=(1, 0))
+    assert emulated.is_pending(stream) and emulated.read(array.ptr, len(OLD)) == OLD
+    seen = seen_on(emulated.LEGACY, array.ptr)
+    emulated.run_all()
+    assert seen == [NEW]
+    del kept
+
+
+def test_pitfall_49_a_copy_for_minus_one_comes_after_what_is_copied(arrays):
+    array, _ = pending(arrays)
+    seen = Capsule(array.__dlpack__(stream=-1, copy=True, max_version=(1, 0)))
+    emulated.synchronize(emulated.LEGACY)  # which the copy must not be on, unless it waits for the array's stream
+    emulated.run_all()
+    assert emulated.read(seen.data, len(NEW)) == NEW
 
 
 @pytest.mark.parametrize("version", [None, (1, 0)])

@@ -12,6 +12,8 @@ import checks
 import children
 import dlpack
 import emulated
+import faults
+import loans
 import probe as probe_module
 from dlpack import READ_ONLY, Managed
 from outward import NEW, OLD, SIX, Capsule, fill, seen_on, shown, wrapped
@@ -135,6 +137,17 @@ def test_lent_tensors_are_ordered_before_legacy(arrays):
     seen = seen_on(1, pointer)
     emulated.synchronize(1)
     assert seen == [NEW]
+
+
+@pytest.mark.parametrize("call", ["table_lend", "table_give"])
+def test_pinned_memory_goes_out_when_it_is_written(arrays, call):
+    """Its consumer may be on the host, where there is no stream to wait on."""
+    stream = emulated.create_stream()
+    array = fill(arrays.new((4,), "float32", arrays.PINNED, 0, stream), FOUR_OLD)
+    emulated.launch_write(stream, array.ptr, NEW)
+    kept = getattr(arrays, call)(array)
+    assert emulated.read(array.ptr, 16) == NEW
+    del kept
 
 
 @pytest.mark.parametrize("call", ["table_lend", "table_give"])
@@ -331,6 +344,19 @@ def test_allocated_tensors_end_without_python(arrays):
     assert emulated.count_allocations() == before + 1
     arrays.delete_managed(capsule, True)
     assert emulated.count_allocations() == before
+
+
+def test_pitfall_59_allocated_tensors_are_freed_without_the_gil(arrays):
+    """Behind everything on their device, since nobody knows who has used them."""
+    capsule = arrays.table_allocate(arrays.Array, (4,), "float32", (2, 0))
+    loans.fill_later(emulated.create_stream(), Capsule(capsule).data, NEW)
+    emulated.set_blocking_hook(faults.wait_hook())
+    arrays.delete_managed(capsule, False)
+    emulated.set_blocking_hook(None)
+    waits, with_gil = faults.count_waits()
+    assert waits > 0
+    if arrays.__name__ == "arrays":  # the limited API cannot tell whether it is attached
+        assert with_gil == 0
 
 
 @pytest.mark.parametrize("shape, device, kind", [((2,), (99, 0), "ValueError"), ((-2,), (1, 0), "ValueError"),

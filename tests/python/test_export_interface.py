@@ -2,6 +2,7 @@
 
 import gc
 import sys
+import threading
 import weakref
 
 import numpy as np
@@ -144,6 +145,16 @@ def test_pitfall_18_the_default_streams(arrays, stream, said):
     array = arrays.new((4,), "float32", arrays.DEVICE, 0, stream)
     assert array.__cuda_array_interface__["stream"] == said
     assert type(array.__cuda_array_interface__["stream"]) is int
+
+
+def test_pitfall_18_another_thread_is_told_legacy_for_a_per_thread_stream(arrays):
+    """Whose own one is another stream."""
+    array, seen = arrays.new((4,), "float32", arrays.DEVICE, 0, 2), []
+    assert array.stream.handle == array.__cuda_array_interface__["stream"] == 2
+    thread = threading.Thread(target=lambda: seen.extend([array.stream.handle, array.__cuda_array_interface__["stream"]]))
+    thread.start()
+    thread.join()
+    assert seen == [1, 1]
 
 
 def test_pitfall_18_a_stream_of_the_authors(arrays):

@@ -162,6 +162,25 @@ def test_a_request_for_some_protocols_teaches_nothing(probe, fields):
     assert read(probe, kind(True)) == (["interface", "device", 1], "DLPACK")
 
 
+def test_pitfall_6_a_type_whose_interface_may_have_a_mask_is_asked_for_it(probe):
+    """Also where nothing is ordered and __dlpack__, which would not tell it, could serve."""
+    class Array(producers.Interface):
+        def __init__(self, mask):
+            super().__init__(np.zeros(4, "f4"), stream=emulated.LEGACY, overrides={"mask": mask})
+            self.dlpack = producers.DLPack(np.zeros(4, "f4"))
+
+        def __dlpack__(self, **keywords):
+            return self.dlpack.__dlpack__(**keywords)
+
+        def __dlpack_device__(self):
+            return self.dlpack.__dlpack_device__()
+
+    for _ in range(2):
+        probe.acquire(Array(None), "none", {}).release()
+        with pytest.raises(probe.MaskedArrayError):
+            probe.acquire(Array(object()), "none", {})
+
+
 def test_in_a_call_too(probe):
     """A JAX array on the host beside one on a device and a tensor that is lent."""
     kind = new_type()

@@ -125,6 +125,15 @@ def test_what_c_sees(arrays):
         frozen.ctypes.data, (1, 0), 0, arrays.READONLY)
 
 
+def test_an_array_may_outlive_the_stream_that_its_producer_told(arrays):
+    """CuPy's arrays do not keep the stream on which they were made: nothing asks it, or waits for it, any more."""
+    stream = emulated.create_stream()
+    handle = arrays.keep(producers.Interface(SIX, stream=stream), "adopt")
+    emulated.destroy_stream(stream)
+    arrays.release(handle)
+    assert emulated.violations() == []
+
+
 def test_the_caller_drops_the_object(arrays):
     """C's array keeps the object and its memory, and can still hand it out."""
     source = producers.Interface(SIX, stream=1)

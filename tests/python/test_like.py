@@ -674,6 +674,24 @@ def test_new_arrays_are_on_the_others_stream(arrays, told, stream):
     assert gone() is None
 
 
+def test_new_arrays_are_on_the_stream_of_an_object_that_has_dlpack_too(arrays):
+    """As CuPy's, whose type is read by __dlpack__ where nobody wants to know a stream: every time."""
+    number = emulated.create_stream()
+
+    class Array(producers.Interface):
+        def __dlpack_device__(self):
+            return dlpack.CUDA, 0
+
+        def __dlpack__(self, **keywords):
+            return dlpack.Managed(self.pointer, (4,), device=(dlpack.CUDA, 0)).capsule()
+
+    source = Array(np.zeros(4, "f4"), overrides={"stream": number})
+    for _ in range(3):
+        handle = arrays.new_like(source, (2,))
+        assert arrays.describe(handle)["stream"] == number
+        arrays.release(handle)
+
+
 def test_new_arrays_like_cais_own(arrays):
     """On its stream, and not on the one that its table tells for every array."""
     mine = emulated.create_stream()
