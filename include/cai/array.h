@@ -49,8 +49,8 @@ typedef struct cai_array {
  * 0 is legacy, and a handle has to stay valid as long as the array (cai_array_set_stream takes an owner with it).
  * `device_id` -1 is the current device, and the stream is one of it. `pool`, cai_state_pool(state), is kept until the array
  * is freed. Without one (NULL) a wait for work on the array may hold the GIL, and memory whose stream captures a graph when
- * it should be freed is never freed. NULL with an error: MEMORY, INVALID_SHAPE, UNKNOWN_DTYPE, CUDA_CALL, or STREAM_CAPTURE when the
- * stream captures a graph, since the memory would belong to the graph.
+ * it should be freed is never freed. NULL with an error: MEMORY, INVALID_SHAPE, UNKNOWN_DTYPE, CUDA_CALL, or STREAM_CAPTURE
+ * when the stream captures a graph, since the memory would belong to the graph.
  */
 CAI_API CAI_NODISCARD cai_array_t *cai_array_new(cai_order_pool_t *pool, cai_dtype_t dtype, int32_t ndim,
                                                  const int64_t *shape, int32_t device_id, cai_memory_t memory,
@@ -58,12 +58,12 @@ CAI_API CAI_NODISCARD cai_array_t *cai_array_new(cai_order_pool_t *pool, cai_dty
 
 /**
  * An array over memory that is there already; shape and strides are copied. No work is pending on it: what has been enqueued
- * is told by cai_array_used_on before the array goes out. `deleter(owner)` is called once, when the last
- * reference is gone and the work that cai was told of is done, on whatever thread that is, without the GIL unless that
- * thread has it; somebody may be capturing a graph then, which cudaFree breaks outside the relaxed mode
- * (cudaThreadExchangeStreamCaptureMode). `flags`: CAI_READONLY, CAI_FREE_IN_ORDER. On failure (NULL, with what cai_tensor_validate says,
- * MISSING_DELETER if there is an owner without one, DEVICE_MISMATCH for other devices than cai knows, or MEMORY) the deleter
- * has not run: the caller still owns.
+ * is told by cai_array_used_on before the array goes out. `deleter(owner)` is called once, when the last reference is gone
+ * and the work that cai was told of is done, on whatever thread that is, without the GIL unless that thread has it; somebody
+ * may be capturing a graph then, which cudaFree breaks outside the relaxed mode (cudaThreadExchangeStreamCaptureMode).
+ * `flags`: CAI_READONLY, CAI_FREE_IN_ORDER. On failure (NULL, with what cai_tensor_validate says, MISSING_DELETER if there
+ * is an owner without one, DEVICE_MISMATCH for other devices than cai knows, or MEMORY) the deleter has not run: the caller
+ * still owns.
  */
 CAI_API CAI_NODISCARD cai_array_t *cai_array_wrap(cai_order_pool_t *pool, const cai_tensor_t *tensor, uint64_t flags,
                                                   void *owner, void (*deleter)(void *owner), cai_error_t *error);

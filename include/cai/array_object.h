@@ -339,8 +339,9 @@ CAI_API PyObject *cai_array_to_object_like(cai_state_t *state, cai_array_t *arra
         return cai_impl_array_object_new(state, array);
     if (cai_impl_like_inspect(state, like, &known) < 0)
         return NULL;
-    return cai_impl_exchange_suits(known.exchange, array) ? cai_impl_exchange_hand_over(state, known.exchange, array)
-                                                          : cai_impl_like_from_dlpack(state, array, like, known.facts);
+    if (known.exchange == NULL || !cai_impl_exchange_suits(known.exchange, array))
+        return cai_impl_like_from_dlpack(state, array, like, known.facts);
+    return cai_impl_exchange_hand_over(state, known.exchange, array);
 }
 
 /* ------------------------------------------------------------------------------------------ new arrays like others -- */

@@ -221,8 +221,9 @@ CAI_IMPL cai_impl_result_t cai_impl_exchange_set_stream(const cai_impl_reader_t 
     return result;
 }
 
-/* Whether there is a table that lends. A free-threaded build always owns: another thread could change what was lent at any time. So
- * does a type with `_capsule`, which is asked for that first, and may run Python code when what that left is dropped. */
+/* Whether there is a table that lends. A free-threaded build always owns: another thread could change what was lent at any
+ * time. So does a type with `_capsule`, which is asked for that first, and may run Python code when what that left is
+ * dropped. */
 CAI_IMPL bool cai_impl_exchange_lends(const cai_view_t *view)
 {
     return (view->impl_facts & (CAI_IMPL_TYPE_TORCH | CAI_IMPL_TYPE_ARRAY)) == CAI_IMPL_TYPE_TORCH &&
@@ -446,9 +447,9 @@ CAI_IMPL bool cai_impl_exchange_suits(const cai_dlpack_exchange_t *exchange, con
 {
     const cai_tensor_t *tensor = &array->tensor;
     const int32_t       type = tensor->device.device_type;
-    if (exchange == NULL || exchange->managed_tensor_to_py_object_no_sync == NULL ||
-        (array->flags & CAI_READONLY) != 0 || (type != CAI_DEVICE_CPU && type != CAI_DEVICE_CUDA) ||
-        !cai_dtype_is_plain(tensor->dtype) || tensor->dtype.code > CAI_CODE_BOOL)
+    if (exchange->managed_tensor_to_py_object_no_sync == NULL || (array->flags & CAI_READONLY) != 0 ||
+        (type != CAI_DEVICE_CPU && type != CAI_DEVICE_CUDA) || !cai_dtype_is_plain(tensor->dtype) ||
+        tensor->dtype.code > CAI_CODE_BOOL)
         return false;
     for (int32_t i = 0; i < tensor->ndim; i++) {
         if (tensor->shape[i] > 1 && tensor->strides[i] < 0)
