@@ -40,6 +40,8 @@ static void *allocate_memory(size_t nbytes, bool on_device)
             return memory;
         free_memory(memory, on_device);
     }
+    if (on_device)
+        (void)cudaGetLastError(); /* told by our exception, and not to whoever asks next */
 #endif
     return on_device ? NULL : calloc(nbytes, 1);
 }

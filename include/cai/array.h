@@ -46,7 +46,8 @@ typedef struct cai_array {
  * A new array without defined contents, C-contiguous, with one reference, which the caller releases.
  *
  * `memory` says what kind. `stream` is where its first work will be (for CAI_MEMORY_DEVICE also that of the allocation);
- * 0 is legacy, and a handle has to stay valid as long as the array (cai_array_set_stream takes an owner with it).
+ * 0 is legacy, and a handle has to stay valid as long as the array (cai_array_set_stream takes an owner with it): where the
+ * last reference goes while it captures a graph, that is until the next call of cai after the capture.
  * `device_id` -1 is the current device, and the stream is one of it. `pool`, cai_state_pool(state), is kept until the array
  * is freed. Without one (NULL) a wait for work on the array may hold the GIL, and memory whose stream captures a graph when
  * it should be freed is never freed. NULL with an error: MEMORY, INVALID_SHAPE, UNKNOWN_DTYPE, CUDA_CALL, or STREAM_CAPTURE
@@ -59,11 +60,11 @@ CAI_API CAI_NODISCARD cai_array_t *cai_array_new(cai_order_pool_t *pool, cai_dty
 /**
  * An array over memory that is there already; shape and strides are copied. No work is pending on it: what has been enqueued
  * is told by cai_array_used_on before the array goes out. `deleter(owner)` is called once, when the last reference is gone
- * and the work that cai was told of is done, on whatever thread that is, without the GIL unless that thread has it; somebody
- * may be capturing a graph then, which cudaFree breaks outside the relaxed mode (cudaThreadExchangeStreamCaptureMode).
- * `flags`: CAI_READONLY, CAI_FREE_IN_ORDER. On failure (NULL, with what cai_tensor_validate says, MISSING_DELETER if there
- * is an owner without one, DEVICE_MISMATCH for other devices than cai knows, or MEMORY) the deleter has not run: the caller
- * still owns.
+ * and the work that cai was told of is done, on whatever thread that is, without the GIL (with it only in the limited API,
+ * without a pool, or at Python's end, if that thread has it). Somebody may be capturing a graph then, which cudaFree breaks
+ * outside the relaxed mode (cudaThreadExchangeStreamCaptureMode). `flags`: CAI_READONLY, CAI_FREE_IN_ORDER. On failure
+ * (NULL, with what cai_tensor_validate says, MISSING_DELETER if there is an owner without one, DEVICE_MISMATCH for other
+ * devices than cai knows, or MEMORY) the deleter has not run: the caller still owns.
  */
 CAI_API CAI_NODISCARD cai_array_t *cai_array_wrap(cai_order_pool_t *pool, const cai_tensor_t *tensor, uint64_t flags,
                                                   void *owner, void (*deleter)(void *owner), cai_error_t *error);
@@ -109,9 +110,13 @@ typedef struct cai_impl_own_array {
     cai_memory_t        memory;  /* CAI_IMPL_MEMORY_WRAPPED: `owner` has it */
     uint8_t             lock;    /* of stream, its owner and `foreign` */
     bool                foreign; /* somebody may use the memory on a stream that nobody told, or whose handle is gone */
-    bool                ordered_back;     /* the stream is the owner's own: what is ordered there needs no wait */
-    bool                deletes_anywhere; /* the deleter calls no CUDA function, and waits for no lock of Python's */
-    void               *base;             /* what is freed; NULL: nothing was allocated */
+    bool                ordered_back;       /* the stream is the owner's own: what is ordered there needs no wait */
+    bool                keeps_array;        /* of cai's, which has to be told who uses it */
+    bool                keeps_object;       /* of Python's, which `owner`, a cai_impl_kept_t, refers to */
+    bool                deletes_attached;   /* the deleter gives up references of Python's */
+    bool                stream_may_be_gone; /* it is of a producer, whose array need not keep it */
+    bool                deletes_anywhere;   /* the deleter calls no CUDA function, and waits for no lock of Python's */
+    void               *base;               /* what is freed; NULL: nothing was allocated */
     int32_t             home;   /* of pinned memory: the device whose streams 1 and 2 are meant; -1: the current one */
     pthread_t           thread; /* the maker's: CAI_STREAM_PER_THREAD is another stream on every other thread */
     void               *owner, *stream_owner;
@@ -180,7 +185,8 @@ CAI_IMPL cai_stream_t cai_impl_own_stream(const cai_impl_own_array_t *own)
     return cai_impl_own_elsewhere(own) ? CAI_STREAM_LEGACY : own->array.stream;
 }
 
-CAI_IMPL void cai_impl_own_retain(cai_array_t *array)
+CAI_IMPL_ONE void cai_impl_own_retain(cai_array_t *array);
+CAI_IMPL_ONE void cai_impl_own_retain(cai_array_t *array)
 {
     (void)__atomic_add_fetch(&cai_impl_own(array)->references, 1, __ATOMIC_RELAXED);
 }
@@ -200,6 +206,14 @@ CAI_IMPL int32_t cai_impl_array_device(const cai_array_t *array)
         return cai_impl_own_device(CAI_IMPL_BITS(const cai_impl_own_array_t *, array));
     return device.device_type == CAI_DEVICE_CUDA || device.device_type == CAI_DEVICE_CUDA_MANAGED ? device.device_id
                                                                                                   : -1;
+}
+
+/* Bytes that the elements fill; padded ones take one each. */
+CAI_IMPL int64_t cai_impl_array_nbytes(const cai_array_t *array)
+{
+    const cai_tensor_t *tensor = &array->tensor;
+    return (array->flags & CAI_SUBBYTE_PADDED) != 0 ? cai_tensor_size(tensor) * cai_dtype_itemsize(tensor->dtype)
+                                                    : cai_tensor_nbytes(tensor);
 }
 
 CAI_IMPL cai_stream_t cai_impl_array_stream(const cai_array_t *array)
@@ -233,7 +247,9 @@ CAI_IMPL cai_impl_farewell_t cai_impl_own_farewell(const cai_impl_own_array_t *o
     }
     if ((foreign && cai_impl_own_on_gpu(own)) || cai_impl_own_elsewhere(own))
         return CAI_IMPL_FAREWELL_EVERYBODY;
-    return own->array.stream == NULL || own->ordered_back ? CAI_IMPL_FAREWELL_AT_ONCE : CAI_IMPL_FAREWELL_STREAM;
+    if (own->array.stream == NULL || own->ordered_back)
+        return CAI_IMPL_FAREWELL_AT_ONCE;
+    return own->stream_may_be_gone ? CAI_IMPL_FAREWELL_EVERYBODY : CAI_IMPL_FAREWELL_STREAM;
 }
 
 /* Wait on the host for what the farewell names. A wait that fails is over: the device or the driver is gone. */
@@ -245,25 +261,37 @@ CAI_IMPL void cai_impl_own_wait(const cai_impl_own_array_t *own, cai_impl_farewe
         (void)cai_impl_wait_for_stream(own->array.stream, cai_impl_own_device(own), NULL);
 }
 
-/* The array's device is current. What must not be waited for is leaked. */
+/* Free memory of cai's own, or have its owner do so. Pool memory goes back to its pool in the order of a stream, the array's
+ * if that can be named here; cudaFree would not wait either, and the pool goes on counting what it got that way as used
+ * (measured). */
+CAI_IMPL void cai_impl_own_give_back(const cai_impl_own_array_t *own)
+{
+    if (own->memory == CAI_IMPL_MEMORY_WRAPPED)
+        own->deleter(own->owner);
+    else
+        (void)cai_impl_memory_free(own->base, own->memory,
+                                   cai_impl_own_elsewhere(own) ? CAI_STREAM_PER_THREAD : own->array.stream, NULL);
+}
+
+/* The array's device is current. What must not be waited for is leaked. An author's deleter, which may wait for the device
+ * (cudaFree), lets the interpreter go as the wait before it does. */
 CAI_IMPL void cai_impl_own_let_go(const cai_impl_own_array_t *own)
 {
     const cai_impl_farewell_t farewell = cai_impl_own_farewell(own);
+    const bool                authors = own->memory == CAI_IMPL_MEMORY_WRAPPED && !own->deletes_attached;
     void                     *detached = NULL;
     if (farewell == CAI_IMPL_FAREWELL_STREAM && own->deletes_anywhere &&
         cai_impl_call_late(own->pool, own->array.stream, cai_impl_own_device(own), own->deleter, own->owner))
         return;
-    if (farewell != CAI_IMPL_FAREWELL_AT_ONCE && !cai_impl_pool_detach(own->pool, &detached))
+    if ((farewell != CAI_IMPL_FAREWELL_AT_ONCE || authors) && !cai_impl_pool_detach(own->pool, &detached) &&
+        farewell != CAI_IMPL_FAREWELL_AT_ONCE)
         return;
     cai_impl_own_wait(own, farewell);
-    /* Pool memory goes back to its pool in the order of a stream, the array's if that can be named here; cudaFree would not
-     * wait either, and the pool goes on counting what it got that way as used (measured). */
-    if (own->memory != CAI_IMPL_MEMORY_WRAPPED)
-        (void)cai_impl_memory_free(own->base, own->memory,
-                                   cai_impl_own_elsewhere(own) ? CAI_STREAM_PER_THREAD : own->array.stream, NULL);
+    if (!own->deletes_attached)
+        cai_impl_own_give_back(own);
     cai_impl_pool_attach(own->pool, detached);
-    if (own->memory == CAI_IMPL_MEMORY_WRAPPED)
-        own->deleter(own->owner);
+    if (own->deletes_attached)
+        cai_impl_own_give_back(own);
 }
 
 /* The device to make current before the array is freed; -1 for none: a free in the order of a handle needs none. */
@@ -302,13 +330,12 @@ CAI_IMPL void cai_impl_own_destroy(cai_impl_own_array_t *own)
     cai_order_pool_release(pool);
 }
 
-/* Whether the array's stream captures a graph: then nothing of the array can be freed now. Where a reference is all that is
- * given up the stream is not asked: it may be gone, since no producer's array has to keep it. */
+/* Whether the array's stream captures a graph: then nothing of the array can be freed now. A producer's
+ * is not asked. */
 CAI_IMPL bool cai_impl_own_is_capturing(const cai_impl_own_array_t *own)
 {
     bool capturing = false;
-    if (own->array.stream == NULL || cai_impl_own_elsewhere(own) ||
-        (own->memory == CAI_IMPL_MEMORY_WRAPPED && cai_impl_own_farewell(own) == CAI_IMPL_FAREWELL_AT_ONCE))
+    if (own->array.stream == NULL || own->stream_may_be_gone || cai_impl_own_elsewhere(own))
         return false;
     return cai_impl_stream_is_capturing_on(own->array.stream, cai_impl_own_other_device(own), &capturing, NULL) ==
                CAI_OK &&
@@ -347,6 +374,14 @@ CAI_IMPL void *cai_impl_own_object(cai_array_t *array)
     return NULL;
 }
 
+/* Memory that belongs to no device: the numbers 1 and 2 are the current device's, and stay so. */
+CAI_IMPL void cai_impl_own_find_home(cai_impl_own_array_t *own, cai_stream_t stream)
+{
+    int32_t device_id;
+    if (cai_impl_own_device(own) < 0 && cai_impl_is_number(stream) && cai_current_device(&device_id, NULL) == CAI_OK)
+        own->home = device_id;
+}
+
 /* `stream` NULL, which cai_array_used_on never passes: on streams that nobody knows. The per-thread stream means another
  * one on the thread that frees, so that its work is ordered before legacy now instead of being remembered. */
 CAI_IMPL cai_status_t cai_impl_own_used_on(cai_array_t *array, cai_stream_t stream)
@@ -358,6 +393,7 @@ CAI_IMPL cai_status_t cai_impl_own_used_on(cai_array_t *array, cai_stream_t stre
         return CAI_OK;
     }
     cai_impl_lock(&own->lock);
+    cai_impl_own_find_home(own, stream);
     if (array->stream == NULL)
         array->stream = stream == CAI_STREAM_PER_THREAD ? CAI_STREAM_LEGACY : stream;
     mine = cai_impl_own_stream(own);
@@ -373,9 +409,10 @@ CAI_API cai_status_t cai_array_set_stream(cai_array_t *array, cai_stream_t strea
     void                 *old_owner;
     void (*old_deleter)(void *owner);
     cai_status_t status;
-    if (array->used_on != cai_impl_own_used_on)
+    if (!cai_impl_is_own(array) || own->keeps_array)
         return CAI_ERROR_OBJECT_OWNERSHIP;
     stream = stream == NULL ? cai_order_wait(NULL).stream : stream;
+    cai_impl_own_find_home(own, stream);
     before = cai_impl_own_stream(own);
     status = before == NULL ? CAI_OK : cai_order_streams(own->pool, before, stream, cai_impl_own_device(own), NULL);
     if (status != CAI_OK)
@@ -383,7 +420,7 @@ CAI_API cai_status_t cai_array_set_stream(cai_array_t *array, cai_stream_t strea
     cai_impl_lock(&own->lock);
     array->stream = stream;
     own->thread = pthread_self();
-    own->ordered_back = false; /* it is not the owner's own any more */
+    own->ordered_back = own->stream_may_be_gone = false; /* it is not the owner's own any more */
     old_owner = own->stream_owner;
     old_deleter = own->stream_deleter;
     own->stream_owner = owner;
@@ -613,7 +650,7 @@ CAI_IMPL_COLD cai_status_t cai_impl_own_copy_values(cai_impl_own_array_t *own, c
 {
     int64_t      low, high;
     cai_status_t status;
-    cai_tensor_bounds(from, &low, &high);
+    cai_impl_bounds_by_flags(from, own->array.flags, &low, &high);
     status = cai_impl_own_fill_on(own, CAI_IMPL_CAST(size_t, high - low), -1, memory, stream, error);
     if (status != CAI_OK || high == low)
         return status;

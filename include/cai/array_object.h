@@ -19,7 +19,8 @@
 /**
  * Take `object`'s array to keep it beyond the call: as cai_view_acquire, but what is returned holds the object, and what its
  * protocol handed out, until it is released, which may happen on any thread. What the author enqueues on it meanwhile he
- * tells by cai_array_used_on; the array goes back behind that. A new reference, or NULL with an exception.
+ * tells by cai_array_used_on; the array goes back behind that. A stream that the order names has to live as long as the
+ * array, which waits for it where the producer tells none. A new reference, or NULL with an exception.
  */
 CAI_API CAI_NODISCARD cai_array_t *cai_array_from_object(cai_state_t *state, PyObject *object,
                                                          const cai_request_t *request, cai_order_t order);
@@ -121,7 +122,8 @@ CAI_IMPL void *cai_impl_keeper_object(cai_array_t *array)
 {
     const cai_impl_keeper_t *keeper = cai_impl_keeper_of(array);
     PyObject                *object = CAI_IMPL_CAST(PyObject *, keeper->view.impl_object);
-    return keeper->queue->interpreter == PyInterpreterState_Get() && !PyCapsule_CheckExact(object) ? object : NULL;
+    return cai_impl_queue_is_of(keeper->queue, PyInterpreterState_Get()) && !PyCapsule_CheckExact(object) ? object
+                                                                                                          : NULL;
 }
 
 /* cai_array_t.used_on where the object's own array is kept: that one has to know. Its per-thread stream may be another
@@ -159,6 +161,7 @@ CAI_IMPL void cai_impl_keeper_order(cai_impl_own_array_t *own, const cai_impl_ke
     if (type == CAI_DEVICE_CPU || record->source == CAI_IMPL_SOURCE_READY)
         return;
     own->array.stream = record->source == CAI_IMPL_SOURCE_ORDERED ? record->consumer : record->producer;
+    own->stream_may_be_gone = record->source == CAI_IMPL_SOURCE_STREAM;
     own->ordered_back = own->ordered_back || (record->source == CAI_IMPL_SOURCE_STREAM && !record->pinned);
     own->deletes_anywhere = !record->pinned;
 }
@@ -176,8 +179,11 @@ CAI_IMPL cai_array_t *cai_impl_keeper_array(cai_state_t *state, cai_impl_keeper_
         return NULL;
     }
     array->object = cai_impl_keeper_object;
-    if (view->protocol == CAI_VIA_ARRAY)
+    cai_impl_own(array)->deletes_attached = true;
+    if (view->protocol == CAI_VIA_ARRAY) {
         array->used_on = cai_impl_keeper_used_on;
+        cai_impl_own(array)->keeps_array = true;
+    }
     cai_impl_keeper_order(cai_impl_own(array), keeper);
     return array;
 }
@@ -217,8 +223,10 @@ CAI_API cai_array_t *cai_array_wrap_object(cai_state_t *state, const cai_tensor_
     if (kept == NULL)
         return NULL;
     array = cai_array_wrap(state->impl_pool, tensor, flags, kept, cai_impl_kept_delete, &error);
-    if (array != NULL)
+    if (array != NULL) {
+        cai_impl_own(array)->keeps_object = cai_impl_own(array)->deletes_attached = true;
         return array;
+    }
     cai_impl_kept_delete(kept);
     (void)cai_raise(state, &error);
     return NULL;
@@ -233,16 +241,35 @@ CAI_API PyObject *cai_array_to_object(cai_state_t *state, cai_array_t *array)
     return object != NULL ? Py_NewRef(object) : cai_impl_array_object_new(state, array);
 }
 
-/* The package that an object's type comes from, if somebody has imported it; NULL with or without an exception. */
-CAI_IMPL_COLD PyObject *cai_impl_package_of(cai_state_t *state, PyObject *like)
+/* The package that a class comes from, if somebody has imported it; NULL with or without an exception. */
+CAI_IMPL_COLD PyObject *cai_impl_package_of(cai_state_t *state, PyObject *type)
 {
-    PyObject *type = CAI_IMPL_BITS(PyObject *, Py_TYPE(like)), *library = NULL;
-    PyObject *path = PyObject_GetAttr(type, cai_impl_name(state, CAI_IMPL_NAME_MODULE));
+    PyObject *path = PyObject_GetAttr(type, cai_impl_name(state, CAI_IMPL_NAME_MODULE)), *library = NULL;
     PyObject *parts = path == NULL ? NULL : PyObject_CallMethod(path, "partition", "s", ".");
     if (parts != NULL)
         library = PyImport_GetModule(PyTuple_GetItem(parts, 0));
     Py_XDECREF(path);
     Py_XDECREF(parts);
+    return library;
+}
+
+/* Of the classes that an object is of, its own first, the package of the first that has from_dlpack: a user's subclass is of
+ * his base's library. NULL with or without an exception. */
+CAI_IMPL_COLD PyObject *cai_impl_package_with_from_dlpack(cai_state_t *state, PyObject *like)
+{
+    PyObject        *classes = PyObject_GetAttrString(CAI_IMPL_BITS(PyObject *, Py_TYPE(like)), "__mro__");
+    const Py_ssize_t n = classes == NULL ? 0 : PyTuple_Size(classes);
+    PyObject        *library = NULL, *from_dlpack = NULL;
+    for (Py_ssize_t i = 0; i < n && from_dlpack == NULL && PyErr_Occurred() == NULL; i++) {
+        Py_XDECREF(library);
+        library = cai_impl_package_of(state, PyTuple_GetItem(classes, i));
+        if (library != NULL)
+            (void)cai_impl_get_attribute(library, cai_impl_name(state, CAI_IMPL_NAME_FROM_DLPACK), &from_dlpack);
+    }
+    if (from_dlpack == NULL)
+        Py_CLEAR(library);
+    Py_XDECREF(from_dlpack);
+    Py_XDECREF(classes);
     return library;
 }
 
@@ -259,7 +286,7 @@ CAI_IMPL_COLD PyObject *cai_impl_library_of(cai_state_t *state, PyObject *like, 
     }
     found = cai_impl_get_attribute(like, cai_impl_name(state, CAI_IMPL_NAME_ARRAY_NAMESPACE), &method);
     if (found == 0)
-        return cai_impl_package_of(state, like);
+        return cai_impl_package_with_from_dlpack(state, like);
     library = found < 0 ? NULL : PyObject_CallNoArgs(method);
     Py_XDECREF(method);
     return library;

@@ -208,7 +208,7 @@ CAI_IMPL PyObject *cai_impl_array_get(cai_state_t *state, cai_array_t *array, Py
     case CAI_IMPL_GET_DTYPE: return cai_impl_array_dtype_name(array);
     case CAI_IMPL_GET_NDIM: return PyLong_FromLong(tensor->ndim);
     case CAI_IMPL_GET_SIZE: return PyLong_FromLongLong(cai_tensor_size(tensor));
-    case CAI_IMPL_GET_NBYTES: return PyLong_FromLongLong(cai_tensor_nbytes(tensor));
+    case CAI_IMPL_GET_NBYTES: return PyLong_FromLongLong(cai_impl_array_nbytes(array));
     case CAI_IMPL_GET_ITEMSIZE: return PyLong_FromLongLong(cai_dtype_itemsize(tensor->dtype));
     case CAI_IMPL_GET_DEVICE: return cai_impl_array_device_name(array);
     case CAI_IMPL_GET_STREAM:
@@ -506,7 +506,7 @@ CAI_IMPL PyObject *cai_impl_array_sole_owner(PyObject *self)
     if (array == NULL || !cai_impl_is_own(array))
         return NULL;
     own = cai_impl_own(array);
-    if (own->deleter != cai_impl_kept_delete || __atomic_load_n(&own->references, __ATOMIC_ACQUIRE) != 1)
+    if (!own->keeps_object || __atomic_load_n(&own->references, __ATOMIC_ACQUIRE) != 1)
         return NULL;
     return CAI_IMPL_CAST(cai_impl_kept_t *, own->owner)->object;
 }

@@ -444,6 +444,34 @@ CAI_IMPL_COLD cai_impl_result_t cai_impl_call_look_again(cai_impl_beginning_t *b
     return cai_impl_call_enter_device(begin);
 }
 
+/* Whether an array in memory that belongs to no device, or to another one than the call's, is to be ordered with a stream
+ * that a number names: it would mean one of the array's device. */
+CAI_IMPL bool cai_impl_call_is_apart(const cai_impl_beginning_t *begin, const cai_view_t *view)
+{
+    const cai_impl_order_record_t *record = &view->impl_order;
+    return (begin->order.mode == CAI_ORDER_ADOPT || begin->order.mode == CAI_ORDER_WAIT) && view->stream != NULL &&
+           (record->pinned || record->source != CAI_IMPL_SOURCE_READY) && cai_impl_is_number(begin->call->stream) &&
+           record->device_id >= 0 && record->device_id != begin->call->device.device_id;
+}
+
+/* The host waits for the producer of such an array: as an order that blocks. */
+CAI_IMPL_COLD cai_status_t cai_impl_call_prepare_apart(const cai_impl_beginning_t *begin, cai_view_t *view,
+                                                       cai_error_t *error)
+{
+    if (begin->order.mode == CAI_ORDER_WAIT)
+        view->stream = begin->call->stream;
+    return cai_impl_order_prepare(view, cai_order_block(), begin->call->stream, error);
+}
+
+/* And at the end for the launch stream, of the call's device. */
+CAI_IMPL_COLD void cai_impl_call_set_apart(const cai_impl_beginning_t *begin, cai_view_t *view)
+{
+    view->impl_order.mode = begin->order.mode;
+    view->impl_order.producer = begin->call->stream;
+    view->impl_order.device_id = begin->call->device.device_id;
+    view->impl_order.pinned = view->impl_order.is_current = true;
+}
+
 /* Order all views onto the launch stream: first see that each can be, then make the order. */
 CAI_IMPL cai_impl_result_t cai_impl_call_order(cai_impl_beginning_t *begin)
 {
@@ -452,9 +480,13 @@ CAI_IMPL cai_impl_result_t cai_impl_call_order(cai_impl_beginning_t *begin)
     int         waited = 0;
     for (int32_t i = 0; i < call->impl_n; i++) {
         const cai_impl_reader_t reader = cai_impl_reader_of(begin, i);
+        const bool              apart = cai_impl_call_is_apart(begin, reader.view);
+        cai_status_t            status;
         /* The call's device stays current until its end. */
         reader.view->impl_order.is_current = reader.view->impl_order.device_id == call->device.device_id;
-        if (CAI_IMPL_UNLIKELY(cai_impl_order_prepare(reader.view, begin->order, call->stream, &error) != CAI_OK))
+        status = CAI_IMPL_UNLIKELY(apart) ? cai_impl_call_prepare_apart(begin, reader.view, &error)
+                                          : cai_impl_order_prepare(reader.view, begin->order, call->stream, &error);
+        if (CAI_IMPL_UNLIKELY(status != CAI_OK))
             return cai_impl_refuse(&reader, reader.view->protocol, CAI_IMPL_REFUSED, &error);
     }
     for (int32_t i = 0; i < call->impl_n; i++) {
@@ -462,6 +494,8 @@ CAI_IMPL cai_impl_result_t cai_impl_call_order(cai_impl_beginning_t *begin)
         const int               result = cai_impl_order_perform(&reader);
         if (result < 0)
             return CAI_IMPL_REFUSED;
+        if (CAI_IMPL_UNLIKELY(reader.view->impl_order.mode != begin->order.mode))
+            cai_impl_call_set_apart(begin, reader.view);
         waited |= result;
     }
     return CAI_IMPL_LIKELY(waited == 0) ? CAI_IMPL_READ : cai_impl_call_look_again(begin);

@@ -62,6 +62,14 @@
 #define CAI_IMPL_HOT   static inline __attribute__((always_inline, unused))
 #define CAI_IMPL_ASIDE static __attribute__((noinline, unused))
 
+/* A function by whose address one extension knows what it has made: one in all its translation units, of either language,
+ * and another one in every other extension. */
+#if defined(__cplusplus)
+#define CAI_IMPL_ONE extern "C" inline __attribute__((visibility("hidden"), unused))
+#else
+#define CAI_IMPL_ONE __attribute__((weak, visibility("hidden"), unused))
+#endif
+
 #define CAI_IMPL_PRINTF(format_index, first_argument) __attribute__((format(printf, format_index, first_argument)))
 
 #define CAI_IMPL_LIKELY(condition)   __builtin_expect(!!(condition), 1)

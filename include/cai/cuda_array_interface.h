@@ -309,6 +309,18 @@ CAI_IMPL_ASIDE cai_impl_result_t cai_impl_interface_find_device(const cai_impl_r
     return CAI_IMPL_READ;
 }
 
+/* The producer's stream. Memory that CUDA does not know may be the device's all the same, where the two share their pages:
+ * the host, which sees it at once, waits for the work there. READ, or REFUSED with an exception. */
+CAI_IMPL cai_impl_result_t cai_impl_interface_tell(const cai_impl_reader_t *reader, cai_stream_t stream)
+{
+    const cai_view_t *view = reader->view;
+    cai_impl_set_source(reader->view, CAI_IMPL_SOURCE_STREAM, stream);
+    if (CAI_IMPL_LIKELY(view->tensor.device.device_type != CAI_DEVICE_CPU) || view->size == 0 ||
+        reader->order.mode == CAI_ORDER_NONE)
+        return CAI_IMPL_READ;
+    return cai_impl_wait_for_work(reader->state, stream, -1) < 0 ? CAI_IMPL_REFUSED : CAI_IMPL_READ;
+}
+
 /* A stream of 0 is forbidden and emitted all the same (Numba): it is read as the legacy stream. */
 CAI_IMPL cai_impl_result_t cai_impl_interface_set_stream(const cai_impl_reader_t    *reader,
                                                          const cai_impl_interface_t *interface)
@@ -322,8 +334,7 @@ CAI_IMPL cai_impl_result_t cai_impl_interface_set_stream(const cai_impl_reader_t
     if (!cai_impl_read_uint64(cai_impl_interface_field(interface, CAI_IMPL_NAME_STREAM), &handle))
         return cai_impl_interface_refuse(reader, CAI_ERROR_INVALID_STREAM,
                                          "'stream' must be None or an integer from 1 to 64 bits without sign");
-    cai_impl_set_source(reader->view, CAI_IMPL_SOURCE_STREAM, cai_stream_from_handle(handle));
-    return CAI_IMPL_READ;
+    return cai_impl_interface_tell(reader, cai_stream_from_handle(handle));
 }
 
 CAI_IMPL_COLD cai_impl_result_t cai_impl_interface_read_fields(const cai_impl_reader_t    *reader,
@@ -502,13 +513,14 @@ CAI_IMPL cai_impl_result_t cai_impl_plain_finish(const cai_impl_reader_t        
     cai_impl_result_t result = cai_impl_interface_find_device(reader);
     if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
         result = cai_impl_settle_found(reader, CAI_VIA_CUDA_ARRAY_INTERFACE);
+    if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ) && plain->stream >= 0)
+        result = cai_impl_interface_tell(reader, plain->stream > 0 ? CAI_IMPL_BITS(cai_stream_t, plain->stream)
+                                                                   : CAI_STREAM_LEGACY);
+    else if (CAI_IMPL_LIKELY(result == CAI_IMPL_READ))
+        cai_impl_set_source(view, plain->version >= 3 ? CAI_IMPL_SOURCE_READY : CAI_IMPL_SOURCE_SILENT,
+                            CAI_STREAM_LEGACY);
     if (CAI_IMPL_UNLIKELY(result != CAI_IMPL_READ))
         return cai_impl_abandon(view, result);
-    cai_impl_set_source(view,
-                        plain->stream >= 0    ? CAI_IMPL_SOURCE_STREAM
-                        : plain->version >= 3 ? CAI_IMPL_SOURCE_READY
-                                              : CAI_IMPL_SOURCE_SILENT,
-                        plain->stream > 0 ? CAI_IMPL_BITS(cai_stream_t, plain->stream) : CAI_STREAM_LEGACY);
     cai_impl_mark_ready(view);
     return CAI_IMPL_READ;
 }

@@ -152,11 +152,28 @@ CAI_IMPL PyObject *cai_impl_dlpack_call(const cai_impl_reader_t *reader, PyObjec
     return cai_impl_call_object(method, arguments, 0, names);
 }
 
-/* An exception that was set aside becomes the context of the one that is set now, so that neither is lost. Steals. */
+/* Whether an exception is another one or among its contexts, of which so many are looked at. */
+CAI_IMPL_COLD bool cai_impl_is_in_context(PyObject *exception, PyObject *other)
+{
+    PyObject *at = Py_NewRef(other);
+    for (int i = 0; i < 100 && at != NULL && at != exception; i++) {
+        PyObject *next = PyException_GetContext(at);
+        Py_DECREF(at);
+        at = next;
+    }
+    Py_XDECREF(at);
+    return at != NULL;
+}
+
+/* An exception that was set aside becomes the context of the one that is set now, so that neither is lost, unless that would
+ * close a ring: a producer may raise the same one twice. Steals. */
 CAI_IMPL_COLD void cai_impl_chain(PyObject *first)
 {
     PyObject *second = cai_impl_take_exception();
-    PyException_SetContext(second, first);
+    if (cai_impl_is_in_context(second, first))
+        Py_DECREF(first);
+    else
+        PyException_SetContext(second, first);
     cai_impl_set_exception(second);
 }
 
@@ -465,7 +482,7 @@ typedef struct cai_impl_dlpack_wish {
     bool         versioned;
     bool         ordered; /* false: by -1, which asks for no order */
     bool         by_host; /* read there as soon as it is handed out: nobody has a stream to wait on */
-    cai_stream_t stream;  /* of the consumer; where it asks for no order, that of a copy */
+    cai_stream_t stream;  /* of the consumer; legacy, where it asks for no order */
     int          copy;    /* 1 always, 0 never, -1 if it is needed */
 } cai_impl_dlpack_wish_t;
 
@@ -610,12 +627,9 @@ CAI_IMPL int cai_impl_dlpack_wish_read(cai_state_t *state, const cai_array_t *ar
     wish->copy = arguments->copy == NULL ? -1 : PyObject_IsTrue(arguments->copy);
     if (arguments->copy != NULL && wish->copy < 0)
         return -1;
-    if (cai_impl_dlpack_wish_device(array, arguments->dl_device, wish) < 0 ||
-        cai_impl_dlpack_wish_stream(state, arguments->stream, wish) < 0)
+    if (cai_impl_dlpack_wish_device(array, arguments->dl_device, wish) < 0)
         return -1;
-    if (!wish->ordered && !wish->by_host && array->stream != NULL)
-        wish->stream = cai_impl_array_stream(array); /* a copy must not come before what is copied */
-    return 0;
+    return cai_impl_dlpack_wish_stream(state, arguments->stream, wish);
 }
 
 /* Order what is pending on the array before the consumer. 0, or -1 with an exception. */
@@ -741,11 +755,11 @@ CAI_IMPL bool cai_impl_dlpack_needs_copy(const cai_array_t *array, const cai_imp
                                array->tensor.device.device_type == CAI_DEVICE_CUDA && array->tensor.data != NULL);
 }
 
-CAI_IMPL PyObject *cai_impl_dlpack_export_copy(cai_state_t *state, cai_array_t *array,
-                                               const cai_impl_dlpack_wish_t *wish)
+CAI_IMPL PyObject *cai_impl_dlpack_export_copy(cai_state_t *state, cai_array_t *array, cai_impl_dlpack_wish_t *wish)
 {
     PyObject    *capsule;
     cai_array_t *copy;
+    wish->ordered = true; /* who asks for no order does not ask for a copy of what is not there yet */
     if (wish->copy == 0) {
         PyErr_SetString(PyExc_BufferError,
                         "__dlpack__(): copy=False, and the array is in the memory of a CUDA device, which "
@@ -758,6 +772,8 @@ CAI_IMPL PyObject *cai_impl_dlpack_export_copy(cai_state_t *state, cai_array_t *
     if (copy == NULL)
         return NULL;
     cai_impl_dlpack_copied_on(array, wish);
+    if (copy->stream != NULL)
+        copy->stream = CAI_STREAM_LEGACY; /* the consumer's may be gone when the copy is freed, behind everything */
     capsule = cai_impl_dlpack_capsule(copy, wish->device, wish->versioned);
     if (capsule != NULL)
         cai_impl_array_went_out(copy);
@@ -774,6 +790,11 @@ CAI_API PyObject *cai_dlpack_export(cai_state_t *state, cai_array_t *array, PyOb
     if (cai_impl_dlpack_read_arguments(state, args, nargs, kwnames, &arguments) < 0 ||
         cai_impl_dlpack_wish_read(state, array, &arguments, &wish) < 0)
         return NULL;
+    if (!wish.versioned && (array->flags & CAI_SUBBYTE_PADDED) != 0)
+        return cai_impl_dlpack_deny(
+            state, CAI_ERROR_UNKNOWN_DTYPE,
+            "__dlpack__(): an array of padded items of less than a byte needs max_version=(1, 1) or "
+            "newer: a legacy capsule does not say that they are padded");
     if (cai_impl_dlpack_needs_copy(array, &wish))
         return cai_impl_dlpack_export_copy(state, array, &wish);
     if (!wish.versioned && (array->flags & CAI_READONLY) != 0)

@@ -561,7 +561,12 @@ CAI_IMPL_COLD bool cai_impl_format_read_record(cai_impl_format_t *format, cai_im
 CAI_IMPL_COLD bool cai_impl_format_read_pointer(cai_impl_format_t *format, bool function)
 {
     cai_impl_format_item_t target;
-    return function ? cai_impl_format_read_record(format, &target) : cai_impl_format_read_item(format, &target);
+    if (function)
+        return cai_impl_format_read_record(format, &target);
+    if (++format->depth > CAI_IMPL_FORMAT_DEPTH || !cai_impl_format_read_item(format, &target))
+        return false;
+    format->depth--;
+    return true;
 }
 
 /* A complex number: 'Z' and the letter of its parts. */

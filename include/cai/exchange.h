@@ -326,14 +326,20 @@ CAI_IMPL int cai_impl_exchange_give(cai_state_t *state, cai_array_t *array, cai_
     return -1;
 }
 
-/* dltensor_from_py_object_no_sync: `out` is valid as long as the object. It has no place for flags, so that read-only
- * arrays are refused. */
+/* dltensor_from_py_object_no_sync: `out` is valid as long as the object. It has no place for flags, so that read-only and
+ * padded arrays are refused. */
 CAI_IMPL int cai_impl_exchange_lend(cai_state_t *state, cai_array_t *array, cai_tensor_t *out)
 {
     cai_error_t error;
     if ((array->flags & CAI_READONLY) != 0) {
         (void)cai_error_set(&error, CAI_ERROR_READ_ONLY_ACCESS,
                             "a read-only array cannot be lent: a DLTensor does not say that it must not be written");
+        return cai_raise(state, &error);
+    }
+    if ((array->flags & CAI_SUBBYTE_PADDED) != 0) {
+        (void)cai_error_set(&error, CAI_ERROR_UNKNOWN_DTYPE,
+                            "an array of padded items of less than a byte cannot be lent: a DLTensor does not say that "
+                            "they are padded");
         return cai_raise(state, &error);
     }
     if (cai_impl_exchange_order(state, array) < 0)

@@ -10,7 +10,8 @@
  *   1. an Array of this or another extension, or a "cai_array_v1" capsule; a DLPack capsule passed as the object;
  *   2. the C exchange API on the object's type;
  *   3. the buffer protocol, if host memory was asked for, and before all else NumPy's own arrays, by their C layout;
- *   4. __cuda_array_interface__, if it says how its work is ordered (version 3, or a stream);
+ *   4. __cuda_array_interface__, if it says how its work is ordered (version 3, or a stream); of subclasses of
+ *      numpy.ndarray before their buffer (Numba's arrays in pinned and managed memory);
  *   5. __dlpack__, with the consumer's stream;
  *   6. __cuda_array_interface__ that does not say.
  * With cai_order_none(), 5 comes before 4 where the type is known to have both, since that costs less. Of a type
@@ -85,6 +86,22 @@ CAI_IMPL_COLD int cai_impl_type_has_capsule(const cai_state_t *state, PyTypeObje
     return found < 0 ? -1 : 0;
 }
 
+/* Numba's arrays in pinned and managed memory are NumPy's too, whose buffer says nothing of the stream that works on them.
+ * 0, or -1 with an exception. */
+CAI_IMPL_COLD int cai_impl_type_check_tells(const cai_state_t *state, PyTypeObject *type, uint32_t *facts)
+{
+    PyObject *attribute;
+    int       found;
+    if ((*facts & (CAI_IMPL_TYPE_NUMPY_LAYOUT | CAI_IMPL_TYPE_NUMPY)) != CAI_IMPL_TYPE_NUMPY_LAYOUT)
+        return 0;
+    found = cai_impl_get_attribute(CAI_IMPL_BITS(PyObject *, type),
+                                   cai_impl_name(state, CAI_IMPL_NAME_CUDA_ARRAY_INTERFACE), &attribute);
+    if (found > 0)
+        *facts = CAI_IMPL_TYPE_TELLS;
+    Py_XDECREF(attribute);
+    return found < 0 ? -1 : 0;
+}
+
 /* What is to be known of a type that the cache has not seen. 0, or -1 with an exception, in which case nothing is. */
 CAI_IMPL_COLD int cai_impl_type_inspect(const cai_state_t *state, PyObject *object, cai_impl_type_t *known)
 {
@@ -107,7 +124,9 @@ CAI_IMPL_COLD int cai_impl_type_inspect(const cai_state_t *state, PyObject *obje
         known->facts |= CAI_IMPL_TYPE_MASKED;
     if (known->facts != 0 || known->exchange != NULL || !PyObject_CheckBuffer(object))
         return 0;
-    return cai_impl_numpy_facts(state, known->type, &known->facts); /* of what nothing goes before */
+    if (cai_impl_numpy_facts(state, known->type, &known->facts) < 0) /* of what nothing goes before */
+        return -1;
+    return cai_impl_type_check_tells(state, known->type, &known->facts);
 }
 
 /* Whether the type has __dlpack__. Leaves no exception: whoever cannot say has none. */
@@ -361,7 +380,8 @@ CAI_IMPL cai_impl_result_t cai_impl_check_lazy(const cai_impl_reader_t *reader)
  * serves on devices what was passed over here. */
 CAI_IMPL cai_impl_result_t cai_impl_read_told_by(const cai_impl_reader_t *reader)
 {
-    const uint32_t    hint = reader->view->impl_hint;
+    const bool        tells = (reader->view->impl_facts & CAI_IMPL_TYPE_TELLS) != 0;
+    const uint32_t    hint = tells ? CAI_IMPL_CAST(uint32_t, CAI_VIA_CUDA_ARRAY_INTERFACE) : reader->view->impl_hint;
     cai_impl_result_t result = CAI_IMPL_ABSENT;
     if (reader->order.mode == CAI_ORDER_NONE && (reader->view->impl_facts & CAI_IMPL_TYPE_CUDA_DLPACK) != 0 &&
         (reader->request->require & CAI_IMPL_STREAM_WANTED) == 0 && cai_impl_allows(reader->request, CAI_VIA_DLPACK))

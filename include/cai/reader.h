@@ -462,19 +462,18 @@ CAI_IMPL PyObject *cai_impl_strides_as_tuple(const cai_tensor_t *tensor)
     return cai_impl_integers_as_tuple(strides, tensor->ndim);
 }
 
-/* Wait, without the GIL, for the work on an array's stream. 0, or -1 with an exception. */
-CAI_IMPL_COLD int cai_impl_array_wait_for_stream(cai_state_t *state, const cai_array_t *array)
+/* Wait, without the GIL, for the work on the stream of an array in memory that the host is about to see; the device of a
+ * number is `device_id`, -1: the current one. 0, or -1 with an exception. */
+CAI_IMPL_COLD int cai_impl_wait_for_work(cai_state_t *state, cai_stream_t stream, int32_t device_id)
 {
-    const cai_stream_t stream = cai_impl_array_stream(array);
-    const int32_t      device_id = cai_impl_array_device(array);
-    PyThreadState     *thread;
-    cai_error_t        error;
-    bool               capturing = false;
-    cai_status_t       status = cai_impl_stream_is_capturing_on(stream, device_id, &capturing, &error);
+    PyThreadState *thread;
+    cai_error_t    error;
+    bool           capturing = false;
+    cai_status_t   status = cai_impl_stream_is_capturing_on(stream, device_id, &capturing, &error);
     if (status == CAI_OK && capturing)
         status = cai_error_set(&error, CAI_ERROR_STREAM_CAPTURE,
                                "the array's stream %p captures a graph, so that the host cannot wait for its work",
-                               CAI_IMPL_CAST(void *, array->stream));
+                               CAI_IMPL_CAST(void *, stream));
     if (status == CAI_OK) {
         thread = PyEval_SaveThread();
         status = cai_impl_wait_for_stream(stream, device_id, &error);
@@ -483,12 +482,12 @@ CAI_IMPL_COLD int cai_impl_array_wait_for_stream(cai_state_t *state, const cai_a
     return status == CAI_OK ? 0 : cai_raise(state, &error);
 }
 
-/* The same for an array that host code is about to see, which may have no stream. */
+/* The same for an array of cai's, which may have no stream. */
 CAI_IMPL int cai_impl_array_wait(cai_state_t *state, const cai_array_t *array)
 {
     return CAI_IMPL_LIKELY(array->stream == NULL) || array->tensor.data == NULL
                ? 0
-               : cai_impl_array_wait_for_stream(state, array);
+               : cai_impl_wait_for_work(state, cai_impl_array_stream(array), cai_impl_array_device(array));
 }
 
 /* Somebody whose streams nobody knows may use the array from now on. */

@@ -27,6 +27,7 @@ typedef struct cai_impl_queue {
     bool                is_main; /* of the main interpreter, the only one that can be asked for a pending call */
     bool                asked;   /* a pending call is under way; it holds a reference to the queue */
     PyInterpreterState *interpreter;
+    int64_t             interpreter_id; /* another interpreter may come to lie where this one did */
     cai_impl_return_t  *first;
     void               *spare; /* from malloc, or NULL: the struct of an array that was kept, for the next one */
 } cai_impl_queue_t;
@@ -42,7 +43,8 @@ CAI_IMPL cai_impl_queue_t *cai_impl_queue_new(void)
     queue->references = 1;
     queue->open = true;
     queue->interpreter = PyInterpreterState_Get();
-    queue->is_main = PyInterpreterState_GetID(queue->interpreter) == 0;
+    queue->interpreter_id = PyInterpreterState_GetID(queue->interpreter);
+    queue->is_main = queue->interpreter_id == 0;
     return queue;
 }
 
@@ -73,6 +75,12 @@ CAI_IMPL_COLD cai_impl_return_t *cai_impl_queue_take(cai_impl_queue_t *queue)
     return item;
 }
 
+/* Whether a live interpreter is the queue's. */
+CAI_IMPL bool cai_impl_queue_is_of(const cai_impl_queue_t *queue, PyInterpreterState *interpreter)
+{
+    return interpreter == queue->interpreter && PyInterpreterState_GetID(interpreter) == queue->interpreter_id;
+}
+
 /* Give back everything that is in the queue: the thread is attached to the queue's interpreter. What is given back may run
  * Python code, which may put more into the queue; the exception that is set is not touched. */
 CAI_IMPL_COLD void cai_impl_queue_empty(cai_impl_queue_t *queue)
@@ -99,7 +107,8 @@ CAI_IMPL_COLD int cai_impl_queue_pending_call(void *argument)
     queue->asked = false;
     open = queue->open;
     cai_impl_unlock(&queue->lock);
-    if (open)
+    /* Before 3.12 it may be another interpreter's thread that makes the call: then the next call of cai will do. */
+    if (open && cai_impl_queue_is_of(queue, PyInterpreterState_Get()))
         cai_impl_queue_empty(queue);
     cai_impl_queue_release(queue);
     return 0;
@@ -156,15 +165,15 @@ CAI_IMPL PyThreadState *cai_impl_attached_thread(void)
 #endif
 }
 
-/* Whether the calling thread may drop references of that interpreter's objects: it is attached to it. */
-CAI_IMPL bool cai_impl_is_attached(const PyInterpreterState *interpreter)
+/* Whether the calling thread may drop references of the objects of the queue's interpreter: it is attached to it. */
+CAI_IMPL bool cai_impl_is_attached(const cai_impl_queue_t *queue)
 {
 #if defined(Py_LIMITED_API)
-    (void)interpreter;
+    (void)queue;
     return false;
 #else
     PyThreadState *thread = cai_impl_attached_thread();
-    return thread != NULL && PyThreadState_GetInterpreter(thread) == interpreter;
+    return thread != NULL && cai_impl_queue_is_of(queue, PyThreadState_GetInterpreter(thread));
 #endif
 }
 
@@ -208,7 +217,7 @@ CAI_IMPL void cai_impl_kept_give_back(cai_impl_return_t *item)
 CAI_IMPL void cai_impl_queue_give_up(cai_impl_queue_t *queue, cai_impl_return_t *item)
 {
     PyObject *pending;
-    if (!cai_impl_is_attached(queue->interpreter)) {
+    if (!cai_impl_is_attached(queue)) {
         (void)cai_impl_queue_put(queue, item);
         return;
     }

@@ -252,6 +252,14 @@ CAI_API void cai_tensor_bounds(const cai_tensor_t *tensor, int64_t *low, int64_t
     *high = cai_impl_packed_bytes(*high, tensor->dtype);
 }
 
+/* The same for whoever knows the flags: items of less than a byte that are padded take one each. */
+CAI_IMPL_COLD void cai_impl_bounds_by_flags(const cai_tensor_t *tensor, uint64_t flags, int64_t *low, int64_t *high)
+{
+    cai_tensor_bounds(tensor, low, high);
+    if (*high > 0 && (flags & CAI_SUBBYTE_PADDED) != 0)
+        (void)cai_impl_bounds(tensor, cai_dtype_itemsize(tensor->dtype), low, high);
+}
+
 /* Contiguity in one order: `step` is -1 from the last dimension (C) or 1 from the first (Fortran). */
 CAI_IMPL bool cai_impl_is_dense(const cai_tensor_t *tensor, int32_t first, int32_t step)
 {

@@ -67,6 +67,47 @@ def test_two_files_in_one_program(first, second, tmp_path):
     check(program)
 
 
+MAKER = """
+#include <cai/core.h>
+#ifdef __cplusplus
+extern "C"
+#endif
+cai_array_t *make(void);
+cai_array_t *make(void)
+{
+    int64_t shape[1] = {4};
+    return cai_array_new(NULL, cai_float32(), 1, shape, -1, CAI_MEMORY_HOST, NULL, NULL);
+}
+"""
+
+KEEPER = """
+#include <cai/core.h>
+#ifdef __cplusplus
+extern "C"
+#endif
+cai_array_t *make(void);
+int main(void)
+{
+    cai_array_t       *array = make();
+    const cai_status_t status = cai_array_set_stream(array, CAI_STREAM_LEGACY, NULL, NULL);
+    cai_array_release(array);
+    return status == CAI_OK ? 0 : 1;
+}
+"""
+
+
+@pytest.mark.parametrize("first, second", pairs())
+def test_an_array_of_one_file_is_the_extensions_own_in_another(first, second, tmp_path):
+    arguments = [f"-I{INCLUDE}", "-DCAI_NO_CUDA"]
+    parts = [
+        compile_to(tmp_path, "maker", first, MAKER, *arguments),
+        compile_to(tmp_path, "keeper", second, KEEPER, *arguments),
+    ]
+    program = tmp_path / "program"
+    check((first if first.is_cpp else second).compiler, *parts, "-o", program)
+    check(program)
+
+
 MODULE = """
 #include <cai/cai.h>
 

@@ -720,3 +720,9 @@ def test_the_first_of_two_failures_is_raised(refuses):
                                               "__dlpack_device__": lambda self: (CPU, 0)})
     source = kind(VALUES.ctypes.data, (6,), format=b"O")
     refuses("UnknownDtypeError", source, **HOST)
+
+
+def test_a_format_of_pointers_to_pointers_is_read_to_a_limit(probe):
+    source = buffers.Exporter(np.zeros(4).ctypes.data, (4,), b"&" * 1000000 + b"f", 8)
+    with pytest.raises(probe.InvalidTypestrError):
+        probe.acquire(source, "adopt", checks.fields(probe, {"memory": "ON_HOST"}))

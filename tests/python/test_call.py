@@ -728,6 +728,36 @@ def test_a_tensor_is_asked_for_its_gradient_though_its_type_is_met_on_the_way(s)
         fresh.call((other, lent), ({"name": "a"}, {"name": "b", "require": probe.WRITABLE}), "adopt", lambda call: None)
 
 
+# --------------------------------------------------------------------- memory of no device, or of another, in a call
+
+
+@pytest.mark.parametrize("kind", ["pinned", "managed"])
+@pytest.mark.parametrize("order", ["adopt", LEGACY, PER_THREAD])
+@pytest.mark.parametrize("tells", [LEGACY, None])
+@pytest.mark.parametrize("current", [0, 1])
+@pytest.mark.parametrize("first", [True, False])
+def test_pitfall_53_a_number_means_the_calls_device_and_the_producers(kind, order, tells, current, first):
+    """The kernel runs on device 1, the other array's work on device 0: each sees what the other has done."""
+    on_device_1 = producers.Interface(np.zeros(4, "f4"), stream=LEGACY, device=1)
+    shared = producers.Interface(np.frombuffer(loans.OLD, "f4"), stream=tells, kind=kind)
+    seen, arguments = [], [on_device_1, shared] if first else [shared, on_device_1]
+    emulated.launch_write(LEGACY, shared.pointer, loans.NEW)
+    if tells is None:
+        emulated.synchronize(LEGACY)
+
+    def body(call):
+        assert emulated.get_device() == 1 and call["device"] == CUDA_1
+        emulated.launch(call["stream"], lambda: seen.append(emulated.read(shared.pointer, 16)))
+        emulated.launch_write(call["stream"], shared.pointer, loans.USED)
+        if kind == "managed":
+            emulated.synchronize(call["stream"])
+
+    with emulated.current_device(0 if kind == "pinned" and tells == LEGACY else current):
+        call(arguments, order, body, memory=probe.ANYWHERE)
+    assert seen == [loans.NEW]
+    assert emulated.read(shared.pointer, 16) == loans.USED
+
+
 # ----------------------------------------------------------------------------------------- the same object twice
 
 

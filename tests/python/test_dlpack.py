@@ -1286,3 +1286,25 @@ def test_cuda_core_views(accepts, refuses, probe):
         assert np.array_equal(checks.read(view), array)
     array.flags.writeable = False
     refuses("ReadOnlyAccessError", StridedMemoryView.from_dlpack(array, stream_ptr=-1), require="WRITABLE", **HOST)
+
+
+@pytest.mark.parametrize("again", ["same", "in-its-context"])
+def test_an_exception_that_a_producer_raises_twice_is_not_its_own_context(probe, again):
+    """Whoever follows the contexts would never come to an end."""
+    stored, other = TypeError("stored"), TypeError("other")
+    other.__context__ = stored
+
+    class Source(DLPack):
+        calls = 0
+
+        def __dlpack__(self, **keywords):
+            self.calls += 1
+            raise stored if again == "same" or self.calls > 1 else other
+
+    with pytest.raises(probe.InterfaceNotImplementedError) as caught:
+        probe.acquire(Source(np.zeros(4, "f4")), "adopt", {})
+    at, seen = caught.value, []
+    while at is not None and len(seen) < 20:
+        seen.append(at)
+        at = at.__cause__ or at.__context__
+    assert len(seen) < 20 and stored in seen

@@ -1,5 +1,6 @@
 """When memory goes: after the work that was told, after everybody's where nobody was, once, and never into a capture."""
 
+import ctypes
 import gc
 import sys
 import weakref
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import checks
+import children
 import dlpack
 import emulated
 import faults
@@ -218,6 +220,37 @@ def test_pitfall_59_the_wait_is_without_the_gil(arrays, kind):
     waits, with_gil = faults.count_waits()
     if arrays.__name__ == "arrays":  # the limited API cannot tell whether it is attached
         assert waits > 0 and with_gil == 0
+
+
+@pytest.mark.parametrize("kind, where", [("pinned", (3, 0)), (None, (1, 0))], ids=["pinned", "host"])
+def test_pitfall_55_memory_of_no_device_remembers_whose_stream_a_number_was(arrays, kind, where):
+    block = ctypes.create_string_buffer(16)
+    pointer = ctypes.addressof(block) if kind is None else emulated.allocate(16, kind, device=1)
+    handle = arrays.wrap(pointer, (4,), None, "float32", where, 0, 9)
+    with emulated.current_device(1):
+        emulated.launch_write(emulated.LEGACY, pointer, NEW)
+        assert arrays.used_on(handle, emulated.LEGACY) == "OK"
+    arrays.release(handle)
+    assert arrays.deleted() == [9]
+    assert emulated.read(pointer, 16) == NEW
+
+
+def test_pitfall_59_an_authors_deleter_runs_without_the_gil():
+    """It may wait for the device, and a Python function that is to run there for the GIL."""
+    children.run("""
+        import ctypes, gc
+        import emulated, owntype
+
+        for export in (lambda buffer: None, lambda buffer: buffer.__cuda_array_interface__):
+            buffer = owntype.Buffer(4, device=True)
+            emulated.run_all()
+            export(buffer)
+            function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda data: None)
+            emulated.cuda("cudaLaunchHostFunc", ctypes.c_void_p(emulated.create_stream()), function, None)
+            del buffer
+            gc.collect()
+            assert owntype.live() == 0
+    """)
 
 
 # --------------------------------------------------------------------------------------------------------------- once

@@ -2,6 +2,7 @@
 
 import array as array_module
 import contextlib
+import ctypes
 import gc
 import sys
 import threading
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import checks
+import children
 import dlpack
 import emulated
 import loans
@@ -125,10 +127,11 @@ def test_what_c_sees(arrays):
         frozen.ctypes.data, (1, 0), 0, arrays.READONLY)
 
 
-def test_an_array_may_outlive_the_stream_that_its_producer_told(arrays):
+@pytest.mark.parametrize("kind", ["device", "pinned"])
+def test_an_array_may_outlive_the_stream_that_its_producer_told(arrays, kind):
     """CuPy's arrays do not keep the stream on which they were made: nothing asks it, or waits for it, any more."""
     stream = emulated.create_stream()
-    handle = arrays.keep(producers.Interface(SIX, stream=stream), "adopt")
+    handle = arrays.keep(producers.Interface(SIX, kind=kind, stream=stream), "adopt")
     emulated.destroy_stream(stream)
     arrays.release(handle)
     assert emulated.violations() == []
@@ -589,3 +592,75 @@ def test_like_an_array_namespace(arrays):
 
 def test_values_that_were_filled(arrays):
     assert np.from_dlpack(fill(arrays.new((2, 3), "float32", arrays.HOST))).tolist() == SIX.tolist()
+
+
+def test_padded_items_of_less_than_a_byte(arrays):
+    """Each takes a byte, in a copy too, and nobody gets them who would not be told so."""
+    source = np.arange(1, 17, dtype="u1")
+    managed = dlpack.Managed(source.ctypes.data, (16,), (17, 4, 1), flags=dlpack.PADDED)
+    array = arrays.give(arrays.keep(managed.capsule(), "adopt", 1 << 12))
+    assert (array.size, array.nbytes) == (16, 16)
+    copy = Capsule(array.__dlpack__(max_version=(1, 3), copy=True))
+    assert copy.flags & dlpack.PADDED and copy.shape == (16,)
+    assert ctypes.string_at(copy.data, 16) == source.tobytes()
+    for keywords in ({}, {"copy": True}):
+        with pytest.raises(arrays.UnknownDtypeError, match="padded"):
+            array.__dlpack__(**keywords)
+    with pytest.raises(arrays.UnknownDtypeError, match="padded"):
+        arrays.table_lend(array)
+
+
+def test_an_array_does_not_name_the_stream_of_a_consumer_that_may_be_gone(arrays):
+    """It had none of its own."""
+    handle = arrays.wrap(emulated.allocate(16), (4,), None, "float32", (2, 0), 0, 3)
+    stream, array = emulated.create_stream(), arrays.give(handle)
+    view = probe.acquire(array, stream, {})
+    loans.fill_later(stream, array.ptr, NEW)
+    view.release()
+    seen = seen_on(emulated.LEGACY, array.ptr)
+    emulated.synchronize(emulated.LEGACY)
+    assert seen == [NEW]
+    emulated.destroy_stream(stream)
+    assert array.__cuda_array_interface__["stream"] == emulated.LEGACY
+    array.__dlpack__(stream=emulated.LEGACY)
+    arrays.release(handle)
+
+
+IN_ANOTHER = """
+import ctypes, arrays_host
+make = ctypes.pythonapi.PyCapsule_New
+make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+name = b"arrays_host.handle"
+arrays_host.release_on_thread(make(POINTER, name, None), True)
+for _ in range(100):
+    print(end="", flush=True)
+"""
+
+
+def test_pitfall_61_what_is_given_up_while_another_interpreter_runs_waits_for_its_own():
+    """Before Python 3.12 it is that one which is asked to make the call."""
+    children.run("""
+        import ctypes, sys
+        import arrays_host, children
+
+        pythonapi = ctypes.pythonapi
+        pythonapi.PyInterpreterState_Get.restype = ctypes.c_void_p
+        pythonapi.PyCapsule_GetPointer.restype = ctypes.c_void_p
+        pythonapi.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+        main, ended_in = pythonapi.PyInterpreterState_Get(), []
+
+        class Owner(bytearray):
+            def __del__(self):
+                ended_in.append(pythonapi.PyInterpreterState_Get())
+
+        handle = arrays_host.keep(Owner(16))
+        pointer = pythonapi.PyCapsule_GetPointer(handle, b"arrays_host.handle")
+        retain = ctypes.c_void_p.from_address(pointer + 8).value
+        ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(retain)(pointer)
+        arrays_host.release(handle)
+        other = children.Interpreter()
+        other.run(sys.argv[1].replace("POINTER", str(pointer)))
+        other.destroy()
+        arrays_host.keep(bytearray(1))
+        assert ended_in == [main], (ended_in, main)
+    """, IN_ANOTHER)

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import sys
+import types
 import weakref
 
 import numpy as np
@@ -239,6 +240,19 @@ def test_numpys_own_arrays_are_not_asked_for_their_library(arrays, monkeypatch):
     assert arrays.give_like(wrapped(arrays, SIX), np.zeros(2).view(Derived)) == ("made", SIX.shape)
 
 
+def test_a_users_subclass_is_of_its_bases_library(arrays, monkeypatch):
+    library = types.ModuleType("library")
+    library.from_dlpack = np.from_dlpack
+    library.Base = type("Base", (), {"__module__": "library.core"})
+    monkeypatch.setitem(sys.modules, "library", library)
+
+    class Mine(library.Base):
+        pass
+
+    array = arrays.new_handle((2, 3), "float32", arrays.HOST)
+    assert type(arrays.give_like(array, Mine())) is np.ndarray
+
+
 def test_an_object_of_the_same_type_comes_back(arrays):
     source = like()
     handle = arrays.keep(source)
@@ -312,6 +326,19 @@ def test_pitfall_65_a_table_that_fails(arrays, how):
 
 
 # -------------------------------------------------------------------------------------------------------------- order
+
+
+def test_an_array_that_went_out_may_outlive_its_producers_stream(arrays):
+    stream = emulated.create_stream()
+    handle = arrays.keep(producers.Interface(SIX, stream=stream), "adopt")
+    made = arrays.give_like(handle, like())
+    assert type(made) is Library
+    emulated.run_all()
+    emulated.destroy_stream(stream)
+    arrays.release(handle)
+    del made
+    flush(arrays)
+    assert emulated.violations() == []
 
 
 @pytest.mark.parametrize("told", ["another", "legacy", "unknown", "per-thread"])

@@ -9,6 +9,7 @@ import ctypes
 import gc
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -1418,3 +1419,49 @@ def test_without_cuda_a_device_array_can_be_described():
     assert view.describe()["pointer"] == array.pointer
     assert view.describe()["stream"] == stream
     assert view.release() == "OK"
+
+
+# ------------------------------------------------------------------------- memory that the host and a device share
+
+
+@pytest.mark.parametrize("before", [None, "ON_HOST"], ids=["new", "was-read-by-its-buffer"])
+@pytest.mark.parametrize("kind, type_", [("pinned", 3), ("managed", 13)])
+def test_a_numpy_array_that_tells_a_stream_is_ordered_by_it(kind, type_, before):
+    """As Numba's arrays in pinned and managed memory, whatever of their type was read before."""
+    class Shared(np.ndarray):
+        @property
+        def __cuda_array_interface__(self):
+            return {"shape": self.shape, "typestr": "<f4", "data": (self.ctypes.data, False), "version": 3,
+                    "strides": None, "stream": self.stream}
+
+    def make():
+        pointer = emulated.allocate(16, kind)
+        emulated.write(pointer, loans.OLD)
+        array = np.frombuffer((ctypes.c_char * 16).from_address(pointer), "f4").view(Shared)
+        array.stream = emulated.create_stream()
+        return array
+
+    if before is not None:
+        probe.acquire(make(), "adopt", checks.fields(probe, {"memory": before})).release()
+    array = make()
+    emulated.launch_write(array.stream, array.ctypes.data, loans.NEW)
+    view = probe.acquire(array, "block", checks.fields(probe, {"memory": "ANYWHERE"}))
+    assert view.describe()["device"][0] == type_
+    assert array.tobytes() == loans.NEW
+    view.release()
+
+
+@pytest.mark.parametrize("order", ["adopt", "block", LEGACY])
+@pytest.mark.parametrize("plain", [True, False])
+def test_the_host_waits_for_a_stream_that_works_on_its_memory(order, plain):
+    """Which CUDA does not know, and devices reach all the same where they share the host's pages."""
+    memory, stream = np.frombuffer(bytearray(loans.OLD), "f4"), emulated.create_stream()
+    interface = {"shape": (4,), "typestr": "<f4", "data": (memory.ctypes.data, False), "version": 3, "stream": stream}
+    if not plain:
+        interface["something else"] = None
+    emulated.launch_write(stream, memory.ctypes.data, loans.NEW)
+    source = types.SimpleNamespace(__cuda_array_interface__=interface)
+    view = probe.acquire(source, order, checks.fields(probe, {"memory": "ANYWHERE"}))
+    assert view.describe()["device"] == (1, 0)
+    assert memory.tobytes() == loans.NEW
+    view.release()

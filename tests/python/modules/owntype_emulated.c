@@ -18,6 +18,11 @@ HIDDEN cudaError_t cudaMemset(void *pointer, int value, size_t size)
     return emulator_cudaMemset(pointer, value, size);
 }
 
+HIDDEN cudaError_t cudaGetLastError(void)
+{
+    return emulator_cudaGetLastError();
+}
+
 HIDDEN cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode)
 {
     return emulator_cudaThreadExchangeStreamCaptureMode(mode);
