@@ -335,7 +335,7 @@ CAI_IMPL void cai_impl_own_destroy(cai_impl_own_array_t *own)
 CAI_IMPL bool cai_impl_own_is_capturing(const cai_impl_own_array_t *own)
 {
     bool capturing = false;
-    if (own->array.stream == NULL || own->stream_may_be_gone || cai_impl_own_elsewhere(own))
+    if (own->array.stream == NULL || own->stream_may_be_gone || own->ordered_back || cai_impl_own_elsewhere(own))
         return false;
     return cai_impl_stream_is_capturing_on(own->array.stream, cai_impl_own_other_device(own), &capturing, NULL) ==
                CAI_OK &&
@@ -374,12 +374,13 @@ CAI_IMPL void *cai_impl_own_object(cai_array_t *array)
     return NULL;
 }
 
-/* Memory that belongs to no device: the numbers 1 and 2 are the current device's, and stay so. */
-CAI_IMPL void cai_impl_own_find_home(cai_impl_own_array_t *own, cai_stream_t stream)
+/* The home of memory that belongs to no device: the numbers 1 and 2 are the current device's, and stay so. */
+CAI_IMPL int32_t cai_impl_own_home_by(const cai_impl_own_array_t *own, cai_stream_t stream)
 {
     int32_t device_id;
-    if (cai_impl_own_device(own) < 0 && cai_impl_is_number(stream) && cai_current_device(&device_id, NULL) == CAI_OK)
-        own->home = device_id;
+    return cai_impl_own_device(own) < 0 && cai_impl_is_number(stream) && cai_current_device(&device_id, NULL) == CAI_OK
+               ? device_id
+               : own->home;
 }
 
 /* `stream` NULL, which cai_array_used_on never passes: on streams that nobody knows. The per-thread stream means another
@@ -388,12 +389,14 @@ CAI_IMPL cai_status_t cai_impl_own_used_on(cai_array_t *array, cai_stream_t stre
 {
     cai_impl_own_array_t *own = cai_impl_own(array);
     cai_stream_t          mine;
+    int32_t               home;
     if (stream == NULL) {
         __atomic_store_n(&own->foreign, true, __ATOMIC_RELEASE);
         return CAI_OK;
     }
+    home = cai_impl_own_home_by(own, stream);
     cai_impl_lock(&own->lock);
-    cai_impl_own_find_home(own, stream);
+    own->home = home;
     if (array->stream == NULL)
         array->stream = stream == CAI_STREAM_PER_THREAD ? CAI_STREAM_LEGACY : stream;
     mine = cai_impl_own_stream(own);
@@ -406,19 +409,21 @@ CAI_API cai_status_t cai_array_set_stream(cai_array_t *array, cai_stream_t strea
 {
     cai_impl_own_array_t *own = cai_impl_own(array);
     cai_stream_t          before;
+    int32_t               home;
     void                 *old_owner;
     void (*old_deleter)(void *owner);
     cai_status_t status;
     if (!cai_impl_is_own(array) || own->keeps_array)
         return CAI_ERROR_OBJECT_OWNERSHIP;
     stream = stream == NULL ? cai_order_wait(NULL).stream : stream;
-    cai_impl_own_find_home(own, stream);
+    home = cai_impl_own_home_by(own, stream);
     before = cai_impl_own_stream(own);
     status = before == NULL ? CAI_OK : cai_order_streams(own->pool, before, stream, cai_impl_own_device(own), NULL);
     if (status != CAI_OK)
         return status;
     cai_impl_lock(&own->lock);
     array->stream = stream;
+    own->home = home;
     own->thread = pthread_self();
     own->ordered_back = own->stream_may_be_gone = false; /* it is not the owner's own any more */
     old_owner = own->stream_owner;

@@ -450,8 +450,9 @@ CAI_IMPL bool cai_impl_call_is_apart(const cai_impl_beginning_t *begin, const ca
 {
     const cai_impl_order_record_t *record = &view->impl_order;
     return (begin->order.mode == CAI_ORDER_ADOPT || begin->order.mode == CAI_ORDER_WAIT) && view->stream != NULL &&
-           (record->pinned || record->source != CAI_IMPL_SOURCE_READY) && cai_impl_is_number(begin->call->stream) &&
-           record->device_id >= 0 && record->device_id != begin->call->device.device_id;
+           (record->pinned || record->source != CAI_IMPL_SOURCE_READY || view->protocol == CAI_VIA_ARRAY) &&
+           cai_impl_is_number(begin->call->stream) && record->device_id >= 0 &&
+           record->device_id != begin->call->device.device_id;
 }
 
 /* The host waits for the producer of such an array: as an order that blocks. */

@@ -63,7 +63,7 @@
 #define CAI_IMPL_ASIDE static __attribute__((noinline, unused))
 
 /* A function by whose address one extension knows what it has made: one in all its translation units, of either language,
- * and another one in every other extension. */
+ * and another one in every other shared object. */
 #if defined(__cplusplus)
 #define CAI_IMPL_ONE extern "C" inline __attribute__((visibility("hidden"), unused))
 #else

@@ -480,10 +480,11 @@ CAI_IMPL cai_impl_result_t cai_impl_dlpack_read_unordered(const cai_impl_reader_
 typedef struct cai_impl_dlpack_wish {
     cai_device_t device; /* where the data is to be */
     bool         versioned;
-    bool         ordered; /* false: by -1, which asks for no order */
-    bool         by_host; /* read there as soon as it is handed out: nobody has a stream to wait on */
-    cai_stream_t stream;  /* of the consumer; legacy, where it asks for no order */
-    int          copy;    /* 1 always, 0 never, -1 if it is needed */
+    bool         knows_padding; /* of version 1.1 */
+    bool         ordered;       /* false: by -1, which asks for no order */
+    bool         by_host;       /* read there as soon as it is handed out: nobody has a stream to wait on */
+    cai_stream_t stream;        /* of the consumer; legacy, where it asks for no order */
+    int          copy;          /* 1 always, 0 never, -1 if it is needed */
 } cai_impl_dlpack_wish_t;
 
 /* The arguments as they came: borrowed, NULL where None or nothing was passed. */
@@ -624,6 +625,7 @@ CAI_IMPL int cai_impl_dlpack_wish_read(cai_state_t *state, const cai_array_t *ar
         cai_impl_dlpack_read_pair(arguments->max_version, "max_version", &major, &minor) < 0)
         return -1;
     wish->versioned = major >= CAI_DLPACK_MAJOR;
+    wish->knows_padding = major > 1 || (major == 1 && minor >= 1);
     wish->copy = arguments->copy == NULL ? -1 : PyObject_IsTrue(arguments->copy);
     if (arguments->copy != NULL && wish->copy < 0)
         return -1;
@@ -774,9 +776,8 @@ CAI_IMPL PyObject *cai_impl_dlpack_export_copy(cai_state_t *state, cai_array_t *
     cai_impl_dlpack_copied_on(array, wish);
     if (copy->stream != NULL)
         copy->stream = CAI_STREAM_LEGACY; /* the consumer's may be gone when the copy is freed, behind everything */
+    cai_impl_array_went_out(copy);
     capsule = cai_impl_dlpack_capsule(copy, wish->device, wish->versioned);
-    if (capsule != NULL)
-        cai_impl_array_went_out(copy);
     cai_array_release(copy);
     return capsule;
 }
@@ -790,7 +791,7 @@ CAI_API PyObject *cai_dlpack_export(cai_state_t *state, cai_array_t *array, PyOb
     if (cai_impl_dlpack_read_arguments(state, args, nargs, kwnames, &arguments) < 0 ||
         cai_impl_dlpack_wish_read(state, array, &arguments, &wish) < 0)
         return NULL;
-    if (!wish.versioned && (array->flags & CAI_SUBBYTE_PADDED) != 0)
+    if (!wish.knows_padding && (array->flags & CAI_SUBBYTE_PADDED) != 0)
         return cai_impl_dlpack_deny(
             state, CAI_ERROR_UNKNOWN_DTYPE,
             "__dlpack__(): an array of padded items of less than a byte needs max_version=(1, 1) or "

@@ -376,6 +376,18 @@ CAI_IMPL cai_impl_result_t cai_impl_check_lazy(const cai_impl_reader_t *reader)
     return result == CAI_IMPL_ABSENT ? cai_impl_raise_failure(reader) : result;
 }
 
+/* The buffer of an array whose interface tells whose work is under way, of memory that is not what was asked for: on its
+ * device, as nearly as the host can say, the host waits for everything. */
+CAI_IMPL_COLD cai_impl_result_t cai_impl_read_shared_buffer(const cai_impl_reader_t *reader)
+{
+    cai_error_t             error;
+    const cai_impl_result_t result = cai_impl_buffer_read(reader);
+    if (result != CAI_IMPL_READ || reader->order.mode == CAI_ORDER_NONE || reader->view->impl_failure == NULL ||
+        cai_impl_wait_for_device_without_gil(-1, &error) == CAI_OK)
+        return result;
+    return cai_impl_abandon(reader->view, cai_impl_refuse(reader, CAI_VIA_BUFFER, CAI_IMPL_REFUSED, &error));
+}
+
 /* Steps 3 and 4, for what is not read by the exchange API. ABSENT: steps 5 and 6 remain, and of a type that __dlpack__
  * serves on devices what was passed over here. */
 CAI_IMPL cai_impl_result_t cai_impl_read_told_by(const cai_impl_reader_t *reader)
@@ -393,7 +405,7 @@ CAI_IMPL cai_impl_result_t cai_impl_read_told_by(const cai_impl_reader_t *reader
     if (result == CAI_IMPL_ABSENT && (reader->view->impl_facts & CAI_IMPL_TYPE_BY_DLPACK) == 0)
         result = cai_impl_note(reader, cai_impl_read_interface(reader));
     if (result == CAI_IMPL_ABSENT && hint == CAI_VIA_CUDA_ARRAY_INTERFACE)
-        result = cai_impl_note(reader, cai_impl_buffer_read(reader));
+        result = cai_impl_note(reader, tells ? cai_impl_read_shared_buffer(reader) : cai_impl_buffer_read(reader));
     return result;
 }
 

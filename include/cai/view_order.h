@@ -174,17 +174,6 @@ CAI_IMPL_COLD bool cai_impl_view_give_back_late(cai_view_t *view, const cai_impl
 
 /* ------------------------------------------------------------------------------------------------- the release ---- */
 
-/* The first use of an array without a stream, on one that need not live as long as the array: legacy waits for it instead. A
- * capture has no work under way. */
-CAI_IMPL_COLD bool cai_impl_array_was_used_first(cai_array_t *array, cai_stream_t consumer)
-{
-    bool capturing = false;
-    if (cai_impl_stream_is_capturing_on(consumer, -1, &capturing, NULL) != CAI_OK)
-        return false;
-    return capturing ||
-           (cai_array_used_on(array, CAI_STREAM_LEGACY) == CAI_OK && cai_array_used_on(array, consumer) == CAI_OK);
-}
-
 /* Tell an array of cai's that the consumer has work on it, so that nobody has to wait: false where that cannot be told, and
  * the host has to. Pinned memory is seen by host code at once. */
 CAI_IMPL bool cai_impl_array_was_used(const cai_view_t *view, const cai_impl_order_record_t *record)
@@ -198,8 +187,6 @@ CAI_IMPL bool cai_impl_array_was_used(const cai_view_t *view, const cai_impl_ord
     /* Two that are CAI_STREAM_PER_THREAD may be streams of two threads: the array knows. */
     if (record->consumer == array->stream && record->consumer != CAI_STREAM_PER_THREAD)
         return true;
-    if (array->stream == NULL && !cai_impl_is_number(record->consumer))
-        return cai_impl_array_was_used_first(array, record->consumer);
     return cai_array_used_on(array, record->consumer) == CAI_OK;
 }
 

@@ -137,6 +137,20 @@ def test_an_array_may_outlive_the_stream_that_its_producer_told(arrays, kind):
     assert emulated.violations() == []
 
 
+def test_a_keeper_may_outlive_the_stream_that_its_array_has_left(arrays):
+    handle = arrays.wrap(emulated.allocate(16), (4,), None, "float32", (2, 0), 0, 3)
+    stream, other = emulated.create_stream(), emulated.create_stream()
+    keeper = arrays.keep(arrays.give(handle), stream)
+    assert arrays.used_on(keeper, stream) == "OK"
+    assert arrays.set_stream(handle, other, -1) == "OK"
+    emulated.run_all()
+    emulated.destroy_stream(stream)
+    arrays.release(keeper)
+    assert emulated.violations() == []
+    arrays.release(handle)
+    flush(arrays)
+
+
 def test_the_caller_drops_the_object(arrays):
     """C's array keeps the object and its memory, and can still hand it out."""
     source = producers.Interface(SIX, stream=1)
@@ -603,27 +617,58 @@ def test_padded_items_of_less_than_a_byte(arrays):
     copy = Capsule(array.__dlpack__(max_version=(1, 3), copy=True))
     assert copy.flags & dlpack.PADDED and copy.shape == (16,)
     assert ctypes.string_at(copy.data, 16) == source.tobytes()
-    for keywords in ({}, {"copy": True}):
+    for keywords in ({}, {"copy": True}, {"max_version": (1, 0)}):
         with pytest.raises(arrays.UnknownDtypeError, match="padded"):
             array.__dlpack__(**keywords)
     with pytest.raises(arrays.UnknownDtypeError, match="padded"):
         arrays.table_lend(array)
 
 
-def test_an_array_does_not_name_the_stream_of_a_consumer_that_may_be_gone(arrays):
-    """It had none of its own."""
+def test_an_array_without_a_stream_is_on_its_first_users_in_a_capture_too(arrays):
+    """After a first call without one, as graphs are made."""
     handle = arrays.wrap(emulated.allocate(16), (4,), None, "float32", (2, 0), 0, 3)
     stream, array = emulated.create_stream(), arrays.give(handle)
-    view = probe.acquire(array, stream, {})
-    loans.fill_later(stream, array.ptr, NEW)
-    view.release()
-    seen = seen_on(emulated.LEGACY, array.ptr)
-    emulated.synchronize(emulated.LEGACY)
-    assert seen == [NEW]
-    emulated.destroy_stream(stream)
-    assert array.__cuda_array_interface__["stream"] == emulated.LEGACY
-    array.__dlpack__(stream=emulated.LEGACY)
+    probe.acquire(array, stream, {}).release()
+    emulated.synchronize(stream)
+    emulated.begin_capture(stream)
+    probe.acquire(array, stream, {}).release()
+    emulated.end_capture(stream)
     arrays.release(handle)
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_the_first_use_of_an_array_without_a_stream_is_over_when_it_is_freed(arrays, blocking):
+    """Also while somebody captures, where the legacy stream could not wait for it."""
+    pointer = emulated.allocate(16)
+    handle = arrays.wrap(pointer, (4,), None, "float32", (2, 0), 0, 3)
+    stream, other = emulated.create_stream(), emulated.create_stream(emulated.BLOCKING)
+    if blocking:
+        emulated.begin_capture(other)
+    view = probe.acquire(arrays.give(handle), stream, {})
+    emulated.launch_write(stream, pointer, NEW)
+    view.release()
+    arrays.release(handle)
+    assert arrays.deleted() == [3]
+    assert emulated.read(pointer, 16) == NEW
+    if blocking:
+        emulated.end_capture(other)
+
+
+def test_pitfall_53_managed_memory_of_another_device_than_the_calls(arrays):
+    """Without pending work: what the call does with it is over when it is given back."""
+    pointer = emulated.allocate(16, "managed", device=1)
+    handle = arrays.wrap(pointer, (4,), None, "float32", (13, 1), 0, 3)
+    on_device_0 = producers.Interface(SIX, stream=emulated.LEGACY)
+
+    def body(call):
+        assert emulated.get_device() == 0
+        emulated.launch_write(call["stream"], pointer, NEW)
+
+    requests = tuple({"name": name, "memory": probe.ANYWHERE} for name in "ab")
+    probe.call((on_device_0, arrays.give(handle)), requests, "adopt", body)
+    arrays.release(handle)
+    assert arrays.deleted() == [3]
+    assert emulated.read(pointer, 16) == NEW
 
 
 IN_ANOTHER = """

@@ -1449,6 +1449,12 @@ def test_a_numpy_array_that_tells_a_stream_is_ordered_by_it(kind, type_, before)
     assert view.describe()["device"][0] == type_
     assert array.tobytes() == loans.NEW
     view.release()
+    array.stream = emulated.create_stream()
+    emulated.launch_write(array.stream, array.ctypes.data, loans.OLD)
+    view = probe.acquire(array, "block", checks.fields(probe, {"memory": "ON_HOST"}))
+    assert view.describe()["device"] == (1, 0)
+    assert array.tobytes() == loans.OLD
+    view.release()
 
 
 @pytest.mark.parametrize("order", ["adopt", "block", LEGACY])
