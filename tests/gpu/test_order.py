@@ -508,6 +508,25 @@ def test_what_a_producer_enqueues_next_comes_after_a_consumer_on_another_device(
     assert values(cuda, source.pointer) == [9.0]
 
 
+@pytest.mark.parametrize("number", [1, 2], ids=["legacy", "per-thread"])
+def test_pinned_memory_beside_an_array_of_another_device(two_gpus, cuda, delays, memory, number):
+    """Legacy and the per-thread stream are one of each device: the host waits for those of both."""
+    pinned, pointer, seen = cuda.pinned(N), memory(0, 1), []
+    requests = {"name": "pinned", "memory": probe.ANYWHERE}, {"name": "other"}
+
+    def body(call):
+        assert (cuda.device(), call["stream"]) == (1, number)
+        seen.extend(pinned.tolist())
+        delays.fill(number, pinned.ctypes.data, N, 9.0, DELAY)
+
+    cuda.set_device(0)
+    delays.fill(number, pinned.ctypes.data, N, 5.0, DELAY)
+    with current(cuda, 0):
+        probe.call((Told(pinned.ctypes.data, number), Told(pointer, number)), requests, "adopt", body)
+    assert set(seen) == {5.0}
+    assert set(pinned.tolist()) == {9.0}
+
+
 @pytest.mark.parametrize("now", [0, 1], ids=["on-0", "on-1"])
 def test_an_array_of_device_1_is_exported_whichever_device_is_current(two_gpus, cuda, delays, memory, now):
     mine, theirs, seen = cuda.stream("non-blocking", 0, 1), cuda.stream("non-blocking", 1, 1), cuda.pinned(N)
