@@ -108,7 +108,7 @@ typedef struct cai_impl_own_array {
     int64_t             references;
     cai_order_pool_t   *pool;
     cai_memory_t        memory;  /* CAI_IMPL_MEMORY_WRAPPED: `owner` has it */
-    uint8_t             lock;    /* of stream, its owner and `foreign` */
+    uint8_t             lock;    /* of stream, its owner, `home` and `foreign` */
     bool                foreign; /* somebody may use the memory on a stream that nobody told, or whose handle is gone */
     bool                ordered_back;       /* the stream is the owner's own: what is ordered there needs no wait */
     bool                keeps_array;        /* of cai's, which has to be told who uses it */
@@ -330,8 +330,8 @@ CAI_IMPL void cai_impl_own_destroy(cai_impl_own_array_t *own)
     cai_order_pool_release(pool);
 }
 
-/* Whether the array's stream captures a graph: then nothing of the array can be freed now. A producer's
- * is not asked. */
+/* Whether the array's stream captures a graph: then nothing of the array can be freed now. A stream that is a producer's is
+ * not asked: it may be gone, and no more is given up than what keeps the producer's array. */
 CAI_IMPL bool cai_impl_own_is_capturing(const cai_impl_own_array_t *own)
 {
     bool capturing = false;
@@ -374,13 +374,20 @@ CAI_IMPL void *cai_impl_own_object(cai_array_t *array)
     return NULL;
 }
 
-/* The home of memory that belongs to no device: the numbers 1 and 2 are the current device's, and stay so. */
+/* The home that memory of no device gets by a stream: the numbers 1 and 2 are the current device's. -1: none. */
 CAI_IMPL int32_t cai_impl_own_home_by(const cai_impl_own_array_t *own, cai_stream_t stream)
 {
     int32_t device_id;
     return cai_impl_own_device(own) < 0 && cai_impl_is_number(stream) && cai_current_device(&device_id, NULL) == CAI_OK
                ? device_id
-               : own->home;
+               : -1;
+}
+
+/* The first one stays. Under the lock. */
+CAI_IMPL void cai_impl_own_set_home(cai_impl_own_array_t *own, int32_t home)
+{
+    if (own->home < 0)
+        own->home = home;
 }
 
 /* `stream` NULL, which cai_array_used_on never passes: on streams that nobody knows. The per-thread stream means another
@@ -396,7 +403,7 @@ CAI_IMPL cai_status_t cai_impl_own_used_on(cai_array_t *array, cai_stream_t stre
     }
     home = cai_impl_own_home_by(own, stream);
     cai_impl_lock(&own->lock);
-    own->home = home;
+    cai_impl_own_set_home(own, home);
     if (array->stream == NULL)
         array->stream = stream == CAI_STREAM_PER_THREAD ? CAI_STREAM_LEGACY : stream;
     mine = cai_impl_own_stream(own);
@@ -423,7 +430,7 @@ CAI_API cai_status_t cai_array_set_stream(cai_array_t *array, cai_stream_t strea
         return status;
     cai_impl_lock(&own->lock);
     array->stream = stream;
-    own->home = home;
+    cai_impl_own_set_home(own, home);
     own->thread = pthread_self();
     own->ordered_back = own->stream_may_be_gone = false; /* it is not the owner's own any more */
     old_owner = own->stream_owner;

@@ -30,7 +30,8 @@ CAI_IMPL bool cai_impl_at_once_is_tensor(const cai_state_t *state, PyObject *obj
 /* Whether it is one, or may be found to be one. */
 CAI_IMPL bool cai_impl_at_once_may_be_tensor(const cai_state_t *state, PyObject *object)
 {
-    return cai_impl_type_find(state, Py_TYPE(object)) == NULL || cai_impl_at_once_is_tensor(state, object);
+    const cai_impl_type_t *known = cai_impl_type_find(state, Py_TYPE(object));
+    return known == NULL || (cai_impl_type_facts(known) & CAI_IMPL_TYPE_TORCH) != 0;
 }
 
 /* Ask a tensor that is to be written to for its gradient, which may run Python code, and so comes before anything is read.

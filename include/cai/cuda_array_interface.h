@@ -314,11 +314,12 @@ CAI_IMPL_ASIDE cai_impl_result_t cai_impl_interface_find_device(const cai_impl_r
 CAI_IMPL cai_impl_result_t cai_impl_interface_tell(const cai_impl_reader_t *reader, cai_stream_t stream)
 {
     const cai_view_t *view = reader->view;
+    cai_error_t       error;
     cai_impl_set_source(reader->view, CAI_IMPL_SOURCE_STREAM, stream);
     if (CAI_IMPL_LIKELY(view->tensor.device.device_type != CAI_DEVICE_CPU) || view->size == 0 ||
-        reader->order.mode == CAI_ORDER_NONE)
+        reader->order.mode == CAI_ORDER_NONE || cai_impl_wait_for_work(stream, -1, &error) == CAI_OK)
         return CAI_IMPL_READ;
-    return cai_impl_wait_for_work(reader->state, stream, -1) < 0 ? CAI_IMPL_REFUSED : CAI_IMPL_READ;
+    return cai_impl_refuse(reader, CAI_VIA_CUDA_ARRAY_INTERFACE, CAI_IMPL_REFUSED, &error);
 }
 
 /* A stream of 0 is forbidden and emitted all the same (Numba): it is read as the legacy stream. */

@@ -96,8 +96,8 @@ CAI_IMPL_COLD int cai_impl_type_check_tells(const cai_state_t *state, PyTypeObje
         return 0;
     found = cai_impl_get_attribute(CAI_IMPL_BITS(PyObject *, type),
                                    cai_impl_name(state, CAI_IMPL_NAME_CUDA_ARRAY_INTERFACE), &attribute);
-    if (found > 0)
-        *facts = CAI_IMPL_TYPE_TELLS;
+    if (found != 0)
+        *facts = found > 0 ? CAI_IMPL_TYPE_TELLS : 0;
     Py_XDECREF(attribute);
     return found < 0 ? -1 : 0;
 }

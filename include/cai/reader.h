@@ -463,31 +463,32 @@ CAI_IMPL PyObject *cai_impl_strides_as_tuple(const cai_tensor_t *tensor)
 }
 
 /* Wait, without the GIL, for the work on the stream of an array in memory that the host is about to see; the device of a
- * number is `device_id`, -1: the current one. 0, or -1 with an exception. */
-CAI_IMPL_COLD int cai_impl_wait_for_work(cai_state_t *state, cai_stream_t stream, int32_t device_id)
+ * number is `device_id`, -1: the current one. */
+CAI_IMPL_COLD cai_status_t cai_impl_wait_for_work(cai_stream_t stream, int32_t device_id, cai_error_t *error)
 {
     PyThreadState *thread;
-    cai_error_t    error;
     bool           capturing = false;
-    cai_status_t   status = cai_impl_stream_is_capturing_on(stream, device_id, &capturing, &error);
+    cai_status_t   status = cai_impl_stream_is_capturing_on(stream, device_id, &capturing, error);
     if (status == CAI_OK && capturing)
-        status = cai_error_set(&error, CAI_ERROR_STREAM_CAPTURE,
+        status = cai_error_set(error, CAI_ERROR_STREAM_CAPTURE,
                                "the array's stream %p captures a graph, so that the host cannot wait for its work",
                                CAI_IMPL_CAST(void *, stream));
-    if (status == CAI_OK) {
-        thread = PyEval_SaveThread();
-        status = cai_impl_wait_for_stream(stream, device_id, &error);
-        PyEval_RestoreThread(thread);
-    }
-    return status == CAI_OK ? 0 : cai_raise(state, &error);
+    if (status != CAI_OK)
+        return status;
+    thread = PyEval_SaveThread();
+    status = cai_impl_wait_for_stream(stream, device_id, error);
+    PyEval_RestoreThread(thread);
+    return status;
 }
 
-/* The same for an array of cai's, which may have no stream. */
+/* The same for an array of cai's, which may have no stream. 0, or -1 with an exception. */
 CAI_IMPL int cai_impl_array_wait(cai_state_t *state, const cai_array_t *array)
 {
-    return CAI_IMPL_LIKELY(array->stream == NULL) || array->tensor.data == NULL
-               ? 0
-               : cai_impl_wait_for_work(state, cai_impl_array_stream(array), cai_impl_array_device(array));
+    cai_error_t error;
+    if (CAI_IMPL_LIKELY(array->stream == NULL) || array->tensor.data == NULL ||
+        cai_impl_wait_for_work(cai_impl_array_stream(array), cai_impl_array_device(array), &error) == CAI_OK)
+        return 0;
+    return cai_raise(state, &error);
 }
 
 /* Somebody whose streams nobody knows may use the array from now on. */

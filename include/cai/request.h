@@ -96,9 +96,9 @@ CAI_API const char *cai_device_words(int32_t device_type, char *text) CAI_IMPL_S
 /**
  * Check a sound tensor (cai_tensor_validate) against a request. `flags` are the tensor's (CAI_READONLY). `shared` (NULL:
  * the argument stands alone) is compared and filled; arguments are checked in their order, and after a failure from the
- * first one again, with a new `shared`. On failure the status says
- * which wish was not met, in the order memory, dtype, likeness to argument 0 in these, shape, layout, writable, and
- * `error` (may be NULL) has the whole message: "argument 'x': expected float32, 2-d; got float64, shape (3, 4)".
+ * first one again, with a new `shared`. On failure the status says which wish was not met, in the order memory, dtype,
+ * likeness to argument 0 in these, shape, layout, writable, and `error` (may be NULL) has the whole message:
+ * "argument 'x': expected float32, 2-d; got float64, shape (3, 4)".
  */
 CAI_API CAI_NODISCARD cai_status_t cai_request_check(const cai_request_t *request, const cai_tensor_t *tensor,
                                                      uint32_t flags, cai_shared_t *shared, cai_error_t *error);

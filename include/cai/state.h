@@ -84,8 +84,7 @@ enum {
     CAI_IMPL_TYPE_BY_DLPACK = 64, /* __dlpack__ has served an object on a CUDA device, as nothing else before it did */
     CAI_IMPL_TYPE_REFUSED_NONE = 128, /* its __dlpack__ refused -1 the last time, and gave the array for legacy */
     CAI_IMPL_TYPE_REFUSES_NONE = 256, /* and did so twice running: it is no failure that passes */
-    CAI_IMPL_TYPE_TELLS =
-        512 /* a subclass of numpy.ndarray with a CUDA Array Interface, which comes before its buffer */
+    CAI_IMPL_TYPE_TELLS = 512         /* derived from numpy.ndarray, with a CUDA Array Interface that comes first */
 };
 
 /* Slots of the cache, a power of two, and how many are filled at most: the rest keeps the search short. */

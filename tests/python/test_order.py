@@ -1471,3 +1471,71 @@ def test_the_host_waits_for_a_stream_that_works_on_its_memory(order, plain):
     assert view.describe()["device"] == (1, 0)
     assert memory.tobytes() == loans.NEW
     view.release()
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_host_memory_whose_stream_captures_is_refused(plain, unchanged):
+    memory, stream = np.zeros(4, "f4"), emulated.create_stream()
+    interface = {"shape": (4,), "typestr": "<f4", "data": (memory.ctypes.data, False), "version": 3, "stream": stream}
+    if not plain:
+        interface["something else"] = None
+    source = types.SimpleNamespace(__cuda_array_interface__=interface)
+    emulated.begin_capture(stream)
+    with unchanged(source, interface):
+        with pytest.raises(probe.StreamCaptureError, match="argument 'x': .*captures a graph.*CUDA Array Interface"):
+            probe.acquire(source, "adopt", {"name": "x", "memory": probe.ANYWHERE})
+    emulated.end_capture(stream)
+
+
+def test_every_cuda_call_of_reading_a_shared_buffer_may_fail(unchanged):
+    """Where only the buffer of an array in pinned memory is wanted, the host waits for the device: once that works."""
+    class Shared(np.ndarray):
+        @property
+        def __cuda_array_interface__(self):
+            return {"shape": self.shape, "typestr": "<f4", "data": (self.ctypes.data, False), "version": 3,
+                    "strides": None, "stream": LEGACY}
+
+    pointer = emulated.allocate(16, "pinned")
+    array = np.frombuffer((ctypes.c_char * 16).from_address(pointer), "f4").view(Shared)
+    failed = 0
+    for nth in range(1, 30):
+        emulated.fail(None, nth, 46)
+        with unchanged(array):
+            view, refusal = checks.catch(probe.acquire, array, "block", {"name": "x", "memory": probe.ON_HOST})
+            passed = emulated.count_failures() > 0
+            emulated.clear_failures()
+            if view is not None:
+                view.release()
+            else:
+                assert refusal.type is probe.CudaCallError and refusal.message.startswith("argument 'x': ")
+                failed += 1
+                del refusal
+        if passed:
+            break
+    assert passed and failed >= 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+def test_a_subclass_of_numpys_that_cannot_be_asked_for_an_interface(error):
+    """It is read by its buffer and not remembered, unless the exception ends everything."""
+    asked = []
+
+    class Meta(type):
+        def __getattribute__(cls, name):
+            if name == "__cuda_array_interface__":
+                asked.append(name)
+                raise error("own")
+            return super().__getattribute__(name)
+
+    class Odd(np.ndarray, metaclass=Meta):
+        pass
+
+    array = np.arange(4, dtype="f4").view(Odd)
+    for n in (1, 2):
+        view, refusal = checks.catch(probe.acquire, array, "adopt", {"memory": probe.ON_HOST})
+        assert len(asked) == n
+        if error is MemoryError:
+            assert refusal.type is MemoryError
+        else:
+            assert view.describe()["protocol"] == probe.VIA_BUFFER
+            view.release()
